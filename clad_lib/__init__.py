@@ -1,0 +1,1 @@
+"""clad: one-class anomaly detection when normal hides several classes."""

@@ -1,0 +1,130 @@
+"""The command line: `python -m clad_lib study`, and the rest that needs no notebook open."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clad_lib.config import Config, make_config
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+Dataset = Annotated[str, typer.Option(help="digits, mnist, gtsrb, cifar10, tiny_imagenet, or a folder of images")]
+Scenario = Annotated[str, typer.Option(help="such as CUR; a label such as 3; or a grouping such as 0+3+8")]
+Profile = Annotated[str, typer.Option(help="smoke (seconds), fast, or paper (the published hyper-parameters)")]
+Seed = Annotated[int, typer.Option(help="seed of the split, the weights and the batches")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
+Runs = Annotated[Path, typer.Option(help="folder for everything that a run writes")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="another hyper-parameter, such as temperature=1")]
+
+
+@app.command()
+def study(
+    dataset: Dataset = "digits",
+    scenario: Scenario = "CUR",
+    profile: Profile = "fast",
+    seed: Seed = 0,
+    notebooks: Annotated[str, typer.Option(help="some of them, by number: 02,03")] = "",
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    settings: Settings = None,
+) -> None:
+    """Execute the notebooks in order on one scenario, write their pictures, and print the table."""
+    from clad_lib import headless, pipeline
+
+    config = make_config(dataset, scenario, profile=profile, seed=seed, **_parse(settings or []))
+    chosen = headless.choose_notebooks([name.strip() for name in notebooks.split(",") if name.strip()])
+    opened = pipeline.open_study(config, runs_root=runs.resolve(), device=device)  # fails early, before any kernel
+    parameters = notebook_parameters(config, runs, device)
+    executed = headless.execute_all(chosen, parameters, opened.folder / "notebooks")
+    pictures = headless.write_pictures(executed, opened.folder / "pictures")
+    _report(opened, executed, pictures)
+
+
+def notebook_parameters(config: Config, runs: Path, device: str) -> dict[str, Any]:
+    """What papermill puts into the parameters cell; `overrides` holds what differs from the profile."""
+    from clad_lib.config import differing_fields
+
+    plain = make_config(config.dataset, config.scenario, profile=config.profile, seed=config.seed)
+    overrides = {name: pair[0] for name, pair in differing_fields(config, plain).items()}
+    return {
+        "dataset": config.dataset, "scenario": config.scenario, "profile": config.profile, "seed": config.seed,
+        "device": device, "runs": str(runs.resolve()), "overrides": overrides,
+    }  # fmt: skip
+
+
+@app.command()
+def notebooks(only: Annotated[str, typer.Option(help="some of them, by number: 02,03")] = "") -> None:
+    """Re-execute the default study and rewrite the committed notebooks with its outputs and static pictures."""
+    import tempfile
+
+    from clad_lib import headless
+
+    chosen = headless.choose_notebooks([name.strip() for name in only.split(",") if name.strip()])
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in headless.execute_all(chosen, {}, Path(scratch)):
+            headless.keep_static_pictures(path)
+            (headless.notebook_folder() / path.name).write_bytes(path.read_bytes())
+    typer.echo(f"rewrote {', '.join(path.name for path in chosen)}")
+
+
+def _parse(settings: list[str]) -> dict[str, Any]:
+    """`name=value` pairs as Python values; a value that is no literal is a string."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set got {setting!r}: expected name=value, such as temperature=1")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+def _report(opened: Any, executed: list[Path], pictures: list[Path]) -> None:
+    rows = [(name, opened.run.find(name)) for name in opened.methods if opened.run.has(name)]
+    typer.echo(f"\n{opened.config.dataset} {opened.split.scenario.name}: {opened.split.scenario.title} is normal; "
+               f"profile {opened.config.profile}, protocol {opened.config.protocol}, seed {opened.config.seed}")  # fmt: skip
+    typer.echo(f"{'method':<10} {'AUROC':>6} {'AUPR':>6} {'FPR@95TPR':>10}")
+    for name, folder in rows:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        typer.echo(f"{name:<10} {100 * metrics['auroc']:6.1f} {100 * metrics['aupr_anomaly']:6.1f} "
+                   f"{100 * metrics['fpr95']:10.1f}")  # fmt: skip
+    shown = sum(path.suffix == ".html" for path in pictures)
+    typer.echo(f"\n{shown} pictures: {opened.folder / 'pictures'}")
+    if not any(path.suffix == ".png" for path in pictures):
+        typer.echo("no Chrome or Chromium was found: the pictures are HTML only")
+    if executed:
+        typer.echo(f"executed notebooks: {executed[0].parent}")
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr and exit status 1."""
+    from clad_lib.headless import NotebookError
+    from clad_lib.runs import RunError
+    from clad_lib.training import TrainingError
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app(standalone_mode=False)
+    except (NotebookError, RunError, TrainingError, ValueError, TypeError) as error:
+        sys.exit(f"clad: {error}")
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit("clad: interrupted; finished stages are kept, the same command goes on from there")
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if type(error).__module__.startswith("click") or hasattr(error, "format_message"):
+            sys.exit(f"clad: {error.format_message()}")  # type: ignore[attr-defined]
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Execute the notebooks with papermill, in order, and collect the pictures they show."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import plotly.graph_objects as go
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from clad_lib import plots
+
+PLOTLY = "application/vnd.plotly.v1+json"
+STOPPED = (PapermillExecutionError, DeadKernelError, CellTimeoutError)
+
+
+class NotebookError(RuntimeError):
+    """A notebook that is not there, or that stopped: which cell, which error, and where the executed part lies."""
+
+
+class LocalKernelManager(AsyncKernelManager):
+    """Kernels that talk over files instead of TCP ports, so that many at once cannot race for the same port."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        if os.name != "nt":
+            self.transport = "ipc"
+
+
+def notebook_folder() -> Path:
+    """The folder of the notebooks: beside the installed library, or below the working directory."""
+    for folder in (Path(__file__).resolve().parents[1] / "notebooks", Path.cwd() / "notebooks"):
+        if folder.is_dir():
+            return folder
+    raise NotebookError(f"no folder 'notebooks' beside the library or in {Path.cwd()}: run this from the project folder")
+
+
+def choose_notebooks(wanted: Sequence[str] = ()) -> list[Path]:
+    """The notebooks in order, or those whose number or name is `wanted`; NotebookError lists the known ones."""
+    known = sorted(notebook_folder().glob("[0-9][0-9]_*.ipynb"))
+    if not wanted:
+        return known
+    chosen = {name: [path for path in known if name in (path.stem, path.stem[:2])] for name in wanted}
+    if missing := [name for name, found in chosen.items() if not found]:
+        raise NotebookError(f"unknown notebook {missing[0]!r}: expected one of {', '.join(p.stem for p in known)}")
+    return [path for path in known if any(path in found for found in chosen.values())]
+
+
+def check_parameters(notebooks: Sequence[Path], parameters: dict[str, Any]) -> None:
+    """NotebookError unless every parameter is in the parameters cell of every notebook; papermill would only warn."""
+    for path in notebooks:
+        known = papermill.inspect_notebook(str(path))
+        if unknown := [name for name in parameters if name not in known]:
+            raise NotebookError(f"{path.name} has no parameter {unknown[0]!r}: expected one of {', '.join(known)}")
+
+
+def execute_all(notebooks: Sequence[Path], parameters: dict[str, Any], output: Path, *, progress: bool = True) -> list[Path]:
+    """Execute the notebooks one after the other into `output`; NotebookError stops at the first that fails.
+
+    The bar shows the notebook at work and the last progress line of its kernel.
+    """
+    check_parameters(notebooks, parameters)
+    output.mkdir(parents=True, exist_ok=True)
+    executed = []
+    with tqdm(total=len(notebooks), unit="notebook", disable=not progress) as bar:
+        for path in notebooks:
+            bar.set_description(path.stem)
+            executed.append(execute(path, parameters, output / path.name, bar=bar))
+            bar.update()
+    return executed
+
+
+def execute(path: Path, parameters: dict[str, Any], target: Path, *, bar: tqdm | None = None) -> Path:
+    """Execute one notebook with papermill into `target`; NotebookError names the cell, the error and the file."""
+    relay = _Relay(bar)
+    try:
+        with _kernel_environment():
+            papermill.execute_notebook(
+                str(path), str(target), parameters=parameters, cwd=str(path.parent), progress_bar=False,
+                stdout_file=relay, kernel_manager_class=LocalKernelManager, coalesce_streams=True,
+            )  # fmt: skip
+    except STOPPED as error:
+        raise NotebookError(_describe(path, target, error)) from error
+    return target
+
+
+def _describe(path: Path, target: Path, error: Exception) -> str:
+    if isinstance(error, PapermillExecutionError):
+        return f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\nexecuted so far: {target}"
+    return f"{path.name}: {type(error).__name__}: {str(error).splitlines()[0]}\nexecuted so far: {target}"
+
+
+@contextlib.contextmanager
+def _kernel_environment() -> Iterator[None]:
+    """Kernels inherit: plotly figures as data only, and OpenMP threads that sleep while they wait."""
+    wanted = {"PLOTLY_RENDERER": "plotly_mimetype", "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class _Relay:
+    """A stream for papermill: the last line that a kernel prints stands behind the notebook's progress bar."""
+
+    def __init__(self, bar: tqdm | None):
+        self.bar = bar
+
+    def write(self, text: str) -> int:
+        lines = [line for line in re.split(r"[\r\n]", text) if line.strip()]
+        if self.bar is not None and lines:
+            self.bar.set_postfix_str(re.sub(r"\x1b\[\w", "", lines[-1]).strip()[:80])
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def pictures_of(notebook: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(name, plotly figure as a dict) for each figure in the outputs of an executed notebook."""
+    found = []
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            figure = output.get("data", {}).get(PLOTLY)
+            if figure is not None:
+                found.append((f"{notebook.stem}-{len(found) + 1}-{_slug(figure)}", figure))
+    return found
+
+
+def _slug(figure: dict[str, Any]) -> str:
+    title = figure.get("layout", {}).get("title", {})
+    text = title.get("text", "") if isinstance(title, dict) else str(title)
+    plain = re.sub(r"<[^>]+>", " ", re.split(r"<br|:|\(", text)[0]).lower()
+    return "_".join(re.findall(r"[a-z0-9]+", plain)[:5]) or "figure"
+
+
+def write_pictures(notebooks: Sequence[Path], folder: Path) -> list[Path]:
+    """Every figure of the executed notebooks as self-contained HTML, and as PNG where a browser is found."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = [item for notebook in notebooks for item in pictures_of(notebook)]
+    return [path for name, figure in figures for path in plots.write_figure(go.Figure(figure), folder / name)]
+
+
+def keep_static_pictures(notebook: Path) -> None:
+    """Put a PNG beside each plotly figure of an executed notebook, for readers on the web, and tidy its metadata."""
+    document = nbformat.read(notebook, as_version=4)
+    for cell in document.cells:
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if PLOTLY in data:
+                picture = plots.png_bytes(go.Figure(data[PLOTLY]))
+                if picture is None:
+                    raise NotebookError("static pictures need Chrome or Chromium: install one and run this again")
+                data["image/png"] = base64.b64encode(picture).decode()
+    document.metadata.pop("papermill", None)
+    nbformat.write(document, notebook)

@@ -1,0 +1,146 @@
+"""The latent space as a map, and what one boundary around it encloses that several do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from scipy.interpolate import RegularGridInterpolator
+
+from clad_lib.plots.theme import ANOMALOUS, NORMAL, PALETTE, INK, SCALE, colour_bar, finish, finite, look, names_for, plain, same_length
+
+AXES = ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
+
+
+def latent_scatter(
+    points: np.ndarray,
+    values: np.ndarray,
+    *,
+    kind: Literal["categorical", "continuous"] = "categorical",
+    meaning: str = "cluster",
+    names: Sequence[str] | None = None,
+    hover: Mapping[str, np.ndarray] | None = None,
+    axes: tuple[str, str] = AXES,
+    title: str = "Map of the latent space",
+    note: str = "Each mark is an image; images that lie close have similar latents. Distances between groups mean little.",
+) -> go.Figure:
+    """A map of points (N, 2), coloured by values (N,): integer categories, or numbers on a scale.
+
+    meaning: what the values are, with the unit; names: of the categories, by value; hover: name -> (N,) numbers or texts
+    to show under the pointer beside the row number. Drawn by WebGL: 10,000 points and more stay fluid.
+    """
+    points, values = finite("points", points), finite("values", values)
+    same_length(points=points, values=values, **dict(hover or {}))
+    size = float(np.clip(260 / np.sqrt(len(points)), 4, 9))
+    extra = {"image": np.arange(len(points))} | {plain(key): np.asarray(column) for key, column in (hover or {}).items()}
+    if kind == "categorical":
+        found = names_for(values, names, word=meaning)
+        figure = go.Figure([
+            _mark(points, extra, values == value, size, name, dict(color=look(value).colour, symbol=look(value).symbol))
+            for value, name in found.items()
+        ])  # fmt: skip
+        figure.update_layout(showlegend=True, legend_title_text=plain(meaning))
+        told = f"{len(found)} groups by {meaning}: {', '.join(f'{n} {(values == v).sum()}' for v, n in found.items())}"
+    else:
+        everywhere = np.ones(len(points), dtype=bool)
+        scale = dict(color=values, colorscale=SCALE, colorbar=colour_bar(plain(meaning)), showscale=True)
+        figure = go.Figure(_mark(points, extra | {plain(meaning): values}, everywhere, size, plain(meaning), scale))
+        told = f"coloured by {meaning}, from {values.min():.3g} to {values.max():.3g}"
+    figure.update_xaxes(title=axes[0], showticklabels=False, ticks="", showgrid=False, constrain="domain")
+    figure.update_yaxes(
+        title=axes[1], showticklabels=False, ticks="", showgrid=False, scaleanchor="x", constrain="domain"
+    )
+    return finish(figure, title=title, note=note, alt=f"Scatter of {len(points)} images, {told}.", height=600)
+
+
+def _mark(
+    points: np.ndarray, hover: Mapping[str, np.ndarray], rows: np.ndarray, size: float, name: str, marker: dict[str, Any]
+) -> go.Scattergl:
+    columns = [column[rows] for column in hover.values()]
+    numeric = all(column.dtype.kind in "biuf" for column in columns)
+    data = np.stack([c if numeric else np.vectorize(plain, otypes=[object])(c) for c in columns], 1)
+    data = data.astype(np.float32) if numeric and data.dtype.kind == "f" else data
+    lines = [f"{key}: %{{customdata[{i}]}}" for i, key in enumerate(hover)]
+    return go.Scattergl(
+        x=points[rows, 0].astype(np.float32), y=points[rows, 1].astype(np.float32), name=name, mode="markers",
+        marker=dict(size=size, opacity=0.85) | marker, customdata=data,
+        hovertemplate="<br>".join(lines) + "<extra>%{fullData.name}</extra>",
+    )  # fmt: skip
+
+
+def two_boundaries(
+    normals: np.ndarray,
+    anomalies: np.ndarray,
+    *,
+    x: np.ndarray,
+    y: np.ndarray,
+    single: tuple[np.ndarray, float],
+    conditional: tuple[np.ndarray, float],
+    labels: np.ndarray | None = None,
+    axes: tuple[str, str] = ("latent 1", "latent 2"),
+    title: str = "One boundary is too loose",
+    note: str = "The shaded region is called normal. One boundary round all normal images encloses the gaps between "
+    "their classes, and the anomalies that lie there; a boundary for each latent class leaves the gaps out.",
+) -> go.Figure:
+    """Normals (N, 2) and anomalies (M, 2) under one boundary, and under one boundary a latent class.
+
+    x (Gx,), y (Gy,): the grid. single, conditional: anomaly scores (Gy, Gx) on it and the threshold; an image is called
+    normal where the score is at most the threshold. conditional scores may be (K, Gy, Gx), one sheet a class: the least
+    counts. labels (N,): the latent classes, marked in the right panel.
+    """
+    panels = [("one boundary", *single), ("one boundary a latent class", *conditional)]
+    figure, told = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04), []
+    for column, (name, grid, level) in enumerate(panels, start=1):
+        grid = np.asarray(grid).min(0) if np.ndim(grid) == 3 else np.asarray(grid)
+        if grid.shape != (len(y), len(x)):
+            raise ValueError(f"got a grid of {grid.shape} for {len(y)} rows and {len(x)} columns: expected (Gy, Gx)")
+        share = float((RegularGridInterpolator((y, x), grid, bounds_error=False, fill_value=np.inf)(
+            np.asarray(anomalies)[:, ::-1]) <= level).mean())  # fmt: skip
+        told.append(f"{name}: {share:.0%} of the anomalies inside")
+        figure.add_traces(_region(x, y, grid, level), 1, column)
+        _dots(figure, normals, anomalies, labels if column == 2 else None, column)
+        figure.add_annotation(
+            text=f"<b>{name}</b><br>{share:.0%} of the anomalies inside", xref=f"x{column if column > 1 else ''} domain",
+            yref="paper", x=0, y=1, xanchor="left", yanchor="bottom", showarrow=False, align="left",
+        )  # fmt: skip
+    figure.update_xaxes(title=axes[0], range=[x[0], x[-1]])
+    figure.update_yaxes(range=[y[0], y[-1]])
+    figure.update_yaxes(title=axes[1], col=1)
+    finish(figure, title=title, note=note, alt=f"Two panels. {'; '.join(told)}.", height=560, bottom=100)
+    return figure.update_layout(
+        margin_t=figure.layout.margin.t + 40, legend=dict(orientation="h", y=-0.16, x=0), barmode="overlay"
+    )
+
+
+def _region(x: np.ndarray, y: np.ndarray, grid: np.ndarray, level: float) -> list[go.Contour]:
+    inside = np.where(np.isfinite(grid), grid, np.nanmax(grid[np.isfinite(grid)]))
+    shared = dict(x=x, y=y, z=inside, showscale=False, hoverinfo="skip", showlegend=False)
+    shade = dict(type="constraint", operation=">", value=level)
+    return [
+        go.Contour(**shared, contours=shade, fillcolor="rgba(31,58,110,0.13)", line=dict(color=NORMAL.colour, width=2.5)),
+    ]
+
+
+def _dots(
+    figure: go.Figure, normals: np.ndarray, anomalies: np.ndarray, labels: np.ndarray | None, column: int
+) -> None:
+    small = dict(size=6, opacity=0.85, line=dict(width=0.4, color=INK))
+    groups = [("normal", np.ones(len(normals), dtype=bool), dict(color=NORMAL.colour))]
+    if labels is not None:
+        groups = [
+            (f"latent class {k}", np.asarray(labels) == k, dict(color=PALETTE[k % 10], symbol=look(k).symbol))
+            for k in np.unique(labels)
+        ]
+    for name, rows, marker in groups:
+        figure.add_scatter(
+            x=np.asarray(normals)[rows, 0], y=np.asarray(normals)[rows, 1], mode="markers", name=name,
+            marker=small | marker, hoverinfo="skip", row=1, col=column,
+        )  # fmt: skip
+    mark = dict(symbol=ANOMALOUS.symbol, color=ANOMALOUS.colour, size=6, line=dict(width=0.5, color=INK))
+    figure.add_scatter(
+        x=np.asarray(anomalies)[:, 0], y=np.asarray(anomalies)[:, 1], mode="markers", name="anomaly", marker=mark,
+        hoverinfo="skip", showlegend=column == 1, row=1, col=column,
+    )  # fmt: skip

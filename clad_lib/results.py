@@ -1,0 +1,70 @@
+"""All runs under a folder as one table, summarised over seeds and set beside the paper's figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+
+COLUMNS = ("dataset", "scenario", "method", "profile", "protocol", "seed", "auroc", "aupr_anomaly", "aupr_normal", "fpr95",
+           "seconds", "peak_memory_mb", "train", "test", "commit", "machine", "folder")  # fmt: skip
+
+
+def collect(runs: str | Path) -> pd.DataFrame:
+    """One row for each finished method and seed under `runs`, with the columns COLUMNS; empty when there is none."""
+    rows = [_row(path) for path in sorted(Path(runs).glob("*/*/*/seed*/metrics.json"))]
+    return pd.DataFrame([row for row in rows if row], columns=list(COLUMNS))
+
+
+def _row(path: Path) -> dict | None:
+    try:
+        metrics, record = json.loads(path.read_text()), json.loads(path.with_name("config.json").read_text())
+    except (OSError, ValueError):
+        return None  # a folder that another process is just replacing
+    config = record["config"]
+    known = {name: config[name] for name in ("dataset", "scenario", "profile", "protocol", "seed")}
+    images = metrics.get("images", {})
+    return known | {name: metrics.get(name) for name in COLUMNS if name in metrics} | {
+        "method": record["stage"], "seconds": record["seconds"], "commit": record["commit"],
+        "machine": f"{record['machine']['cpu']}, {record['machine']['cores']} cores, GPU {record['machine']['gpu']}",
+        "train": images.get("train"), "test": images.get("test"), "folder": str(path.parent),
+    }  # fmt: skip
+
+
+def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
+    """DuckDB's answer to a question about the table, which it knows as `results`; ValueError for wrong SQL."""
+    connection = duckdb.connect()
+    connection.register("results", frame)
+    try:
+        return connection.execute(sql).df()
+    except duckdb.Error as error:
+        raise ValueError(f"SQL failed ({str(error).splitlines()[0]}): the view is results({', '.join(frame.columns)})") from error
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean and sample standard deviation over seeds for each scenario, method, profile and protocol."""
+    return query(frame, """
+        SELECT dataset, scenario, method, profile, protocol, count(DISTINCT seed) AS seeds, avg(auroc) AS auroc,
+               stddev_samp(auroc) AS spread, avg(aupr_anomaly) AS aupr, avg(fpr95) AS fpr95, avg(seconds) AS seconds
+        FROM results GROUP BY ALL ORDER BY dataset, scenario, profile, auroc DESC""")  # fmt: skip
+
+
+def paper_results() -> pd.DataFrame:
+    """The paper's AUROC, in [0, 1]: columns dataset, scenario, method, paper (tables 1 to 4)."""
+    path = Path(__file__).resolve().parents[1] / "results" / "paper.csv"
+    table = pd.read_csv(path, dtype={"normal": str}).rename(columns={"normal": "scenario"})
+    return table.assign(paper=table.auroc / 100)[["dataset", "scenario", "method", "paper"]]
+
+
+def beside_paper(frame: pd.DataFrame, *, profile: str = "fast") -> pd.DataFrame:
+    """Columns scenario, method, auroc, low, high, paper for one profile; CLAD stands for our ODIN."""
+    means = summary(frame[frame.profile == profile])
+    means["method"] = means.method.replace({"ODIN": "CLAD", "MSP": "CLAD, MSP score"})
+    joined = means.merge(paper_results(), how="left", on=["dataset", "scenario", "method"])
+    spread = joined.spread.fillna(0)
+    return pd.DataFrame({
+        "scenario": joined.dataset + " " + joined.scenario, "method": joined.method, "auroc": joined.auroc,
+        "low": joined.auroc - spread, "high": joined.auroc + spread, "paper": joined.paper,
+    })  # fmt: skip
