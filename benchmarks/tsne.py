@@ -71,8 +71,8 @@ def main() -> None:
                 continue
             wall, cpu, trust = measure(method, data)
             first = first or (wall, cpu)
-            print(f"{size:>7} {name:<26} {wall:7.1f} {cpu:7.1f} {wall / first[0]:6.2f} {cpu / first[1]:9.2f}  {trust:.4f}",
-                  flush=True)  # fmt: skip
+            times = f"{wall:7.1f} {cpu:7.1f} {wall / first[0]:6.2f} {cpu / first[1]:9.2f}"
+            print(f"{size:>7} {name:<26} {times}  {trust:.4f}", flush=True)
 
 
 if __name__ == "__main__":

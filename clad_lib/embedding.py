@@ -1,4 +1,4 @@
-"""A map of the latents: t-SNE by MulticoreTSNE, or by openTSNE where that is absent, the same bits for the same seed."""
+"""A map of the latents: t-SNE by MulticoreTSNE, or openTSNE where that is absent, the same bits for the same seed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tsne(
     jobs: int = 2,
     backend: str = "auto",
 ) -> Embedding:
-    """Barnes-Hut t-SNE of latents (N, D) in two dimensions (van der Maaten 2014), started from the first two components.
+    """Barnes-Hut t-SNE of latents (N, D) in two dimensions (van der Maaten 2014), started from two main components.
 
     Learning rate max(200, N / 12) and early exaggeration 12 (Belkina et al. 2019). Perplexity is at most (N - 1) / 3.
     backend: "multicore", "opentsne", or "auto", which takes openTSNE with a warning where MulticoreTSNE is absent.
@@ -99,7 +99,7 @@ def _finite(latents: np.ndarray) -> np.ndarray:
     if bad.any():
         raise ValueError(
             f"{bad.sum()} of {len(data)} latents hold NaN or infinite values: expected finite numbers; "
-            "train the autoencoder again, or leave those images out"
+            "train the autoencoder anew, or leave those images out"
         )
     return data
 
@@ -109,9 +109,9 @@ def _centre_and_scale(data: np.ndarray) -> tuple[np.ndarray, float]:
     with np.errstate(over="ignore"):
         scale = float((data - centre).std())
     if not np.isfinite(scale):
-        raise ValueError("the latents are too large to square: expected values below 1e150; train the autoencoder again")
+        raise ValueError("the latents are too large to square: expected values below 1e150; train the autoencoder anew")
     if scale <= 1e-12 * np.abs(data).max():
-        raise ValueError("the latents are all the same: expected points that differ; train the autoencoder again")
+        raise ValueError("the latents are all the same: expected points that differ; train the autoencoder anew")
     return centre, scale
 
 
@@ -142,7 +142,7 @@ def _backend(name: str) -> tuple[Callable[..., np.ndarray], str]:
         _multicore_library()
     except (ImportError, OSError, IndexError) as error:
         if name == "multicore":
-            raise ImportError(f"MulticoreTSNE cannot be used ({error}): install it, or use backend='opentsne'") from error
+            raise ImportError(f"no usable MulticoreTSNE ({error}): install it, or use backend='opentsne'") from error
         warnings.warn("MulticoreTSNE is not installed: openTSNE draws the map", UserWarning, stacklevel=3)
         return _opentsne, "opentsne"
     return _multicore, "multicore"

@@ -2,6 +2,8 @@
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def at_most(count: int, trials: int, chance: float) -> bool:
 
 @functools.cache
 def digit_scores() -> np.ndarray:
-    """Real scores (1408,): distance of digit images to the nearest of 449 others; 60 are doubled, so that ties occur."""
+    """Real scores (1408,): distance of digit images to the nearest of 449 others; 60 are doubled, to have ties."""
     images = load_digits().data
     nearest = NearestNeighbors(n_neighbors=1).fit(images[:449]).kneighbors(images[449:])[0][:, 0]
     return np.concatenate([nearest, nearest[:60]])
@@ -71,7 +73,7 @@ def test_conditional_p_values_hold_at_all_levels_at_once():
         calibration = np.sort(generator.random(n))
         points = np.append(calibration, 1.0)  # p falls just above each calibration score: the worst case is there
         p = conformal_p_values(calibration, np.nextafter(points, 2), delta=0.1)
-        broken += (1 - points > p + 1e-12).any()  # P(p(S) <= p(s)) = P(S >= s) = 1 - s for uniform scores
+        broken += bool((1 - points > p + 1e-12).any())  # P(p(S) <= p(s)) = P(S >= s) = 1 - s for uniform scores
     assert at_most(broken, 300, 0.1)
     assert broken >= stats.binom.ppf(0.001, 300, 0.1)  # exact, so not needlessly wide either
 
@@ -137,7 +139,7 @@ def test_alpha_and_delta_are_checked(alpha):
 
 @pytest.mark.parametrize(("bad", "message"), [([], r"shape \(0,\)"), ([1, np.nan], "1 NaN"), ([[1.0]], r"\(1, 1\)")])
 def test_bad_calibration_scores_are_named(bad, message):
-    functions = [
+    functions: list[Callable[..., Any]] = [
         false_alarm_band,
         lambda scores: threshold_for(scores, alpha=0.1),
         lambda scores: conformal_p_values(scores, [1]),
@@ -253,7 +255,7 @@ def test_band_holds_at_all_thresholds_at_once(draw):
     rates = 1 - np.searchsorted(np.sort(rates), grid, side="right") / len(rates)
     truth = np.clip(1 - grid, 0, 1) if draw is np.random.Generator.random else rates
     for _ in range(300):
-        broken += (truth > band_at(false_alarm_band(draw(generator, n), delta=0.1), grid) + 1e-3).any()
+        broken += bool((truth > band_at(false_alarm_band(draw(generator, n), delta=0.1), grid) + 1e-3).any())
     assert at_most(broken, 300, 0.1)
     if draw is np.random.Generator.random:
         assert broken > 10  # near its level: a band that cannot fail would be useless
@@ -341,13 +343,14 @@ def test_guarantee_is_kept_in_each_cluster(alpha):
 
 def test_cluster_input_is_checked():
     scores = np.arange(30.0)
-    for labels, clusters, message in [
+    cases: list[tuple[np.ndarray, Any, str]] = [
         (np.zeros(29, int), 3, "30 calibration scores and 29 labels"),
         (np.full(30, 3), 3, r"labels hold \[3\]"),
         (np.zeros((30, 1), int), 3, "shape"),
         (np.zeros(30, int), (0, 0), "each once"),
         (np.zeros(30, int), 0, "how many"),
-    ]:
+    ]
+    for labels, clusters, message in cases:
         with pytest.raises(ValueError, match=message):
             cluster_thresholds(scores, labels, alpha=0.1, clusters=clusters)
     with pytest.raises(ValueError, match="9"):

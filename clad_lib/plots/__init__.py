@@ -1,4 +1,4 @@
-"""Figures: arrays in, a plotly Figure out, all with one template; `write_figure` and `show` bring them to the reader."""
+"""Figures: arrays in, a plotly Figure out, all with one template; `write_figure` and `show` bring them to readers."""
 
 from clad_lib.plots.clusters import cluster_health, cluster_matrix, confidence_histograms
 from clad_lib.plots.curves import ablation_lines, loss_curves, roc_curves

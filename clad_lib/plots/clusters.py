@@ -20,8 +20,8 @@ def confidence_histograms(
     clusters: int | None = None,
     bins: int = 20,
     title: str = "How sure each cluster is of its images",
-    note: str = "One panel a cluster, all on the same axes. Confidence is the largest soft assignment q; mass at the right "
-    "is a clear cluster, mass at the left images that could belong elsewhere.",
+    note: str = "One panel a cluster, all on the same axes. Confidence is the largest soft assignment q; mass at the "
+    "right is a clear cluster, mass at the left images that could belong elsewhere.",
 ) -> go.Figure:
     """Histograms of confidence (N,) in [0, 1], one panel for each label (N,) in [0, K).
 
@@ -46,8 +46,8 @@ def confidence_histograms(
         for k in range(count):
             heights = np.histogram(confidence[(labels == k) & (kinds == group)], edges)[0]
             figure.add_bar(
-                x=(edges[:-1] + edges[1:]) / 2, y=heights, width=1 / bins, name=name, legendgroup=name, marker=style.fill,
-                showlegend=k == 0 and hidden is not None, row=k // across + 1, col=k % across + 1,
+                x=(edges[:-1] + edges[1:]) / 2, y=heights, width=1 / bins, name=name, legendgroup=name,
+                marker=style.fill, showlegend=k == 0 and hidden is not None, row=k // across + 1, col=k % across + 1,
                 hovertemplate="q %{x:.2f}: %{y} images<extra>%{fullData.name}</extra>",
             )  # fmt: skip
     top = max(np.histogram(confidence[labels == k], edges)[0].max() for k in range(count))
@@ -67,10 +67,10 @@ def cluster_matrix(
     *,
     names: Sequence[str] | None = None,
     title: str = "What the clusters hold (analysis only)",
-    note: str = "Numbers are images; a darker cell is a larger share of its cluster. One dark cell a row is a pure cluster. "
-    "Hidden classes are shown for analysis and enter no step of training.",
+    note: str = "Numbers are images; a darker cell is a larger share of its cluster. One dark cell a row is a pure "
+    "cluster. Hidden classes are shown for analysis and enter no step of training.",
 ) -> go.Figure:
-    """Images of each hidden class in each cluster: labels (N,) in [0, K), hidden (N,). Rows are sorted by main class."""
+    """Images of each hidden class in each cluster: labels (N,) in [0, K), hidden (N,); rows sorted by main class."""
     same_length(labels=labels, hidden=hidden)
     labels, hidden = np.asarray(labels), np.asarray(hidden)
     titles = names_for(hidden, names, word="class")
@@ -82,15 +82,15 @@ def cluster_matrix(
     figure = go.Figure(
         go.Heatmap(
             z=shares, x=list(titles.values()), y=[f"cluster {k}" for k in order], zmin=0, zmax=1, colorscale="Blues",
-            text=counts, texttemplate="%{text}", textfont=dict(size=13 if counts.shape[1] <= 12 else 11), xgap=2, ygap=2,
+            text=counts, texttemplate="%{text}", textfont=dict(size=13 if len(titles) <= 12 else 11), xgap=2, ygap=2,
             hovertemplate="%{y}, %{x}: %{text} images, %{z:.1%} of the cluster<extra></extra>",
             colorbar=colour_bar("share of the cluster", tickformat=".0%"),
         )
     )  # fmt: skip
     figure.update_xaxes(title="hidden class", type="category", showgrid=False)
     figure.update_yaxes(autorange="reversed", showgrid=False, ticks="", ticklabelstandoff=6)
-    alt = f"Matrix of {len(counts)} clusters by {len(titles)} hidden classes, {counts.sum()} images; purity {purity:.3f}."
-    note = f"{note} Purity: {purity:.3f}."
+    size = f"{len(counts)} clusters by {len(titles)} hidden classes, {counts.sum()} images"
+    note, alt = f"{note} Purity: {purity:.3f}.", f"Matrix of {size}; purity {purity:.3f}."
     return finish(figure, title=title, note=note, alt=alt, height=max(400, 170 + 30 * len(counts)))
 
 
@@ -102,8 +102,8 @@ def cluster_health(
     dead_share: float = 0.05,
     tolerance: float = 1e-3,
     title: str = "Health of the clusters",
-    note: str = "Left: a bar below the dotted line is a dead cluster. Middle: training stops when churn falls below the "
-    "dashed line. Right: entropy of q falls as assignments become certain.",
+    note: str = "Left: a bar below the dotted line is a dead cluster. Middle: training stops when churn falls below "
+    "the dashed line. Right: entropy of q falls as assignments become certain.",
 ) -> go.Figure:
     """Shares (K,) of the images, churn (epochs,) of labels and entropy (epochs,) in [0, 1] of the assignment.
 

@@ -17,7 +17,7 @@ def loss_curves(
     log: bool = False,
     loss: str = "mean loss",
     title: str = "Training",
-    note: str = "Mean loss of each epoch. A curve that has stopped falling has learnt what it can at this learning rate.",
+    note: str = "Mean loss of each epoch. A curve that no longer falls has learnt what it can at this learning rate.",
 ) -> go.Figure:
     """One or more named losses, an epoch each; `log` for a logarithmic axis, `loss` for its title with the unit."""
     figure, ends = go.Figure(), []
@@ -27,7 +27,8 @@ def loss_curves(
         mode = "lines+markers" if len(values) <= 60 else "lines"
         figure.add_scatter(
             x=epochs, y=values, name=plain(name), mode=mode, line=dict(color=style.colour, dash=style.dash, width=2.5),
-            marker=dict(symbol=style.symbol, size=7), hovertemplate="epoch %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
+            marker=dict(symbol=style.symbol, size=7),
+            hovertemplate="epoch %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
         )  # fmt: skip
         if len(values):
             ends.append(f"{name} from {values[0]:.4g} to {values[-1]:.4g} in {len(values)} epochs")

@@ -20,23 +20,27 @@ STAGES = (
 def four_stages(
     *,
     title: str = "CLAD in four stages",
-    note: str = "Left to right. Only the images of the normal classes are used in training; which class an image has is "
-    "never seen, the clusters take its place.",
+    note: str = "Left to right. Training sees only images of normal classes and never which class each has: clusters take "
+    "its place.",
 ) -> go.Figure:
     """Image -> autoencoder -> DEC clusters -> ResNet-18 -> ODIN score, drawn from shapes: 900 x 360 px, no data."""
     figure = go.Figure()
     figure.update_xaxes(visible=False, range=[0, 50], fixedrange=True)
     figure.update_yaxes(visible=False, range=[0, 13], fixedrange=True)
-    for index, (draw, (head, text)) in enumerate(zip((_image, _autoencoder, _clusters, _resnet, _score), STAGES, strict=True)):
-        draw(figure, 10 * index + 5)
-        figure.add_annotation(x=10 * index + 5, y=3.4, text=f"<b>{head}</b>", showarrow=False, font=dict(size=15))
-        figure.add_annotation(x=10 * index + 5, y=2.7, text=text, showarrow=False, yanchor="top", font=dict(size=12, color=QUIET))
+    draws = (_image, _autoencoder, _clusters, _resnet, _score)
+    for index, (draw, (head, text)) in enumerate(zip(draws, STAGES, strict=True)):
+        x = 10 * index + 5
+        draw(figure, x)
+        figure.add_annotation(x=x, y=3.4, text=f"<b>{head}</b>", showarrow=False, font=dict(size=15))
+        small = dict(size=12, color=QUIET)
+        figure.add_annotation(x=x, y=2.7, text=text, showarrow=False, yanchor="top", font=small)
         if index:
             figure.add_annotation(
-                x=10 * index + 1.0, ax=10 * index - 1.0, y=8.5, ay=8.5, xref="x", yref="y", axref="x", ayref="y", text="",
+                x=x - 4.0, ax=x - 6.0, y=8.5, ay=8.5, xref="x", yref="y", axref="x", ayref="y", text="",
                 showarrow=True, arrowhead=2, arrowwidth=2, arrowcolor=INK,
             )  # fmt: skip
-    alt = "Diagram: images, then " + ", ".join(f"{head} ({text.replace('<br>', ' ')})" for head, text in STAGES[1:]) + "."
+    told = ", ".join(f"{head} ({text.replace('<br>', ' ')})" for head, text in STAGES[1:])
+    alt = f"Diagram: images, then {told}."
     finish(figure, title=title, note=note, alt=alt, height=360, bottom=10)
     return figure.update_layout(margin=dict(l=10, r=10), hovermode=False)
 
@@ -86,7 +90,8 @@ def _resnet(figure: go.Figure, x: float) -> None:
     """Blocks of layers that narrow, and three outputs."""
     for step in range(5):
         half = 3.2 - 0.42 * step
-        _box(figure, x - 3.4 + 0.95 * step, 8.5 - half, x - 2.8 + 0.95 * step, 8.5 + half, "#5B7DB1" if step % 2 else "#C3CFE3")
+        left, colour = x - 3.4 + 0.95 * step, "#5B7DB1" if step % 2 else "#C3CFE3"
+        _box(figure, left, 8.5 - half, left + 0.6, 8.5 + half, colour)
     for k, y in enumerate((10.4, 8.5, 6.6)):
         one = look(k)
         figure.add_scatter(

@@ -22,7 +22,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from PIL import Image
 
-from clad_lib.plots.theme import WIDTH, alt_text
+from clad_lib.plots.theme import WIDTH, alt_text, title_text
 
 PATIENCE = 90  # seconds a browser may take over one figure, its start included
 PAGE = """<!doctype html>
@@ -69,9 +69,9 @@ def write_figure(figure: go.Figure, stem: Path | str, *, scale: float = 2) -> li
     a browser one warning says so. Raises OSError that names the folder when it cannot be written to.
     """
     stem = Path(stem)
-    drawing = pio.to_html(figure, full_html=False, include_plotlyjs=True, config={"responsive": True, "displaylogo": False})
-    title = html.escape(str(figure.layout.title.text or stem.name).replace("<b>", "").replace("</b>", ""))
-    page = PAGE.format(title=title, alt=html.escape(alt_text(figure)), figure=drawing)
+    config = {"responsive": True, "displaylogo": False}
+    drawing = pio.to_html(figure, full_html=False, include_plotlyjs=True, config=config)
+    page = PAGE.format(title=html.escape(title_text(figure)), alt=html.escape(alt_text(figure)), figure=drawing)
     parts = {".html": page.encode(), ".png": png_bytes(figure, scale=scale)}
     return [_write(stem.with_name(stem.name + suffix), data) for suffix, data in parts.items() if data is not None]
 
@@ -86,7 +86,8 @@ def _write(path: Path, data: bytes) -> Path:
         draft.chmod(0o644)
         os.replace(draft, path)
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; free some space or choose another folder") from error
+        cure = "free some space or choose another folder"
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; {cure}") from error
     finally:
         if draft is not None:
             draft.unlink(missing_ok=True)
@@ -102,7 +103,10 @@ def find_browser() -> str | None:
 
 
 def png_bytes(figure: go.Figure, *, width: int = WIDTH, scale: float = 1, colours: int = 256) -> bytes | None:
-    """The figure as PNG, `width` px times `scale`, reduced to at most 256 colours; None, with a warning, without a browser."""
+    """The figure as PNG, `width` px times `scale`, reduced to `colours`, 256 at most.
+
+    Without a browser that can draw it: None, with one warning.
+    """
     browser = find_browser()
     if browser is None:
         warnings.warn("no Chrome or Chromium found: figures are written as HTML only", UserWarning, stacklevel=1)
@@ -118,7 +122,9 @@ def png_bytes(figure: go.Figure, *, width: int = WIDTH, scale: float = 1, colour
 
 def _fewer_colours(png: bytes, colours: int) -> bytes:
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture = picture.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = picture.getcolors(20_000) is not None  # MAXCOVERAGE is truest to drawings, and takes 10 s for photos
+    method = Image.Quantize.MAXCOVERAGE if few else Image.Quantize.MEDIANCUT
+    picture = picture.quantize(colours, method=method, dither=Image.Dither.NONE)
     stream = io.BytesIO()
     picture.save(stream, "png", optimize=True)
     return stream.getvalue()

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 
-from clad_lib.plots.theme import ANOMALOUS, INK, NORMAL, WIDTH, Look, finish, finite, names_for, plain, same_length
+from clad_lib.plots.theme import ANOMALOUS, NORMAL, WIDTH, Look, finish, finite, names_for, plain, same_length
 
 CELL = 56  # px an image at most takes in a figure
 
@@ -36,8 +36,12 @@ def image_rows(
     columns = max(len(part) for part in parts)
     cell = min(CELL, (WIDTH - 70 - 7 * max(map(len, rows))) / (columns + 0.6)) * (0.65 if len(parts) > 20 else 1)
     height = round(len(parts) * cell * pitch[0] / pitch[1]) + 106
-    figure = go.Figure(go.Image(source=as_uri(picture), zsmooth=False, hoverinfo="skip"))
     size = parts[0].shape[2]
+    few = picture[..., 0].size < 120_000  # plotly draws these in squares itself; 500 photos would take it 20 s
+    source, step = as_uri(picture, scale=1.0 if few else cell / parts[0].shape[3])
+    origin = (step - 1) / 2  # pixels are drawn round their centres
+    sheet = go.Image(source=source, zsmooth=not few and "fast", hoverinfo="skip", x0=origin, y0=origin, dx=step, dy=step)
+    figure = go.Figure(sheet)
     centres = np.arange(len(parts)) * pitch[0] + size / 2 - 0.5
     figure.update_xaxes(visible=False, range=[-0.6 * size - 0.5, columns * pitch[1]], constrain="domain")
     figure.update_xaxes(constraintoward="left")
@@ -58,9 +62,7 @@ def image_rows(
 
 def _caption(figure: go.Figure, texts: Sequence[str], *, y: float, step: float, start: float) -> None:
     for column, text in enumerate(texts):
-        figure.add_annotation(
-            x=start + column * step, y=y, text=plain(text), showarrow=False, yanchor="top", font=dict(size=12, color=INK)
-        )
+        figure.add_annotation(x=start + column * step, y=y, text=plain(text), showarrow=False, yanchor="top", font_size=12)
 
 
 def class_grid(
@@ -71,7 +73,7 @@ def class_grid(
     normal: Collection[int],
     columns: int = 12,
     title: str = "What is normal, and what is not",
-    note: str = "One class a row, the normal classes first (solid bar); a detector sees only those, without their names.",
+    note: str = "One class a row, the normal ones first (solid bar); a detector sees only those, without their names.",
 ) -> go.Figure:
     """The first images of each class, normal classes above anomalous ones; images (N, C, H, W), labels (N,)."""
     same_length(images=images, labels=labels)
@@ -82,7 +84,8 @@ def class_grid(
     rows = {f"{names[k]} · {words[k]}": np.asarray(images)[np.flatnonzero(labels == k)[:columns]] for k in order}
     looks = [NORMAL if label in normal else ANOMALOUS for label in order]
     listed = {word: ", ".join(str(names[k]) for k in order if words[k] == word) for word in ("normal", "anomalous")}
-    alt = f"Image grid, one class a row. Normal: {listed['normal'] or 'none'}. Anomalous: {listed['anomalous'] or 'none'}."
+    told = [f"{word}: {found or 'none'}" for word, found in listed.items()]
+    alt = f"Image grid, one class a row; {'; '.join(told)}."
     return image_rows(rows, title=title, note=note, looks=looks, alt=alt)
 
 
@@ -115,7 +118,7 @@ def extreme_images(
     *,
     columns: int = 12,
     title: str = "Where the score is most wrong",
-    note: str = "The anomalies with the lowest scores and the normal images with the highest; below each, its anomaly score.",
+    note: str = "The anomalies with the lowest scores and the normal images with the highest; below each, its score.",
 ) -> go.Figure:
     """The most normal-looking anomalies and the most anomalous-looking normals.
 
@@ -147,7 +150,7 @@ def as_bytes(images: np.ndarray) -> np.ndarray:
     """Images as uint8 (N, C, H, W), from uint8 or from float in [0, 1]; ValueError for any other shape."""
     array = np.asarray(images)
     if array.ndim != 4 or array.shape[1] not in (1, 3) or not array.size:
-        raise ValueError(f"got images of shape {array.shape}: expected (N, C, H, W) with C 1 or 3 and at least one image")
+        raise ValueError(f"got images of shape {array.shape}: expected (N, C, H, W) with C 1 or 3, N at least 1")
     if array.dtype == np.uint8:
         return array
     return (np.clip(finite("pixels", array), 0, 1) * 255).round().astype(np.uint8)
@@ -171,11 +174,20 @@ def montage(rows: Sequence[np.ndarray], *, below: float = 0.0) -> tuple[np.ndarr
     return sheet, (down, across)
 
 
-def as_uri(picture: np.ndarray) -> str:
-    """A sheet (height, width, 1 or 3) uint8 as a data URI: grey as PNG, colour as JPEG, a quarter of the size."""
+def as_uri(picture: np.ndarray, *, scale: float = 1.0) -> tuple[str, float]:
+    """A sheet (height, width, 1 or 3) uint8 as a data URI, grey as PNG and colour as JPEG, and its pixels' new size.
+
+    scale: pixels of the screen a pixel of the sheet will take. Small images are enlarged in squares, so that smoothing
+    does not blur them; large ones are reduced to what can be seen.
+    """
+    times, shrink = max(1, round(scale)), min(1.0, 1.5 * scale)
     stream, grey = io.BytesIO(), picture.shape[2] == 1
+    sheet = Image.fromarray((picture[..., 0] if grey else picture).repeat(times, 0).repeat(times, 1))
+    if shrink < 1:
+        sheet = sheet.resize((round(sheet.width * shrink), round(sheet.height * shrink)), Image.Resampling.BOX)
     if grey:
-        Image.fromarray(picture[..., 0]).save(stream, "png", optimize=True)
+        sheet.save(stream, "png", optimize=True)
     else:
-        Image.fromarray(picture).save(stream, "jpeg", quality=90, subsampling=0)
-    return f"data:image/{'png' if grey else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode()}"
+        sheet.save(stream, "jpeg", quality=85, subsampling=0)
+    uri = f"data:image/{'png' if grey else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return uri, picture.shape[1] / sheet.width

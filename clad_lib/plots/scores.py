@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -32,9 +34,8 @@ def score_histogram(
             counts = np.histogram(np.clip(scores[rows], edges[0], edges[-1]), edges)[0]
             figure.add_bar(**_bars(edges, counts, f"{name} ({rows.sum():,} images)", style))
             told.append(f"{name} median {np.median(scores[rows]):.4g}")
-    figure.update_layout(
-        barmode="overlay", bargap=0, showlegend=True, legend=dict(orientation="h", x=1, xanchor="right", y=1.0, yanchor="bottom")
-    )  # fmt: skip
+    above = dict(orientation="h", x=1, xanchor="right", y=1, yanchor="bottom")
+    figure.update_layout(barmode="overlay", bargap=0, showlegend=True, legend=above)
     figure.update_xaxes(title=f"{plain(score)} (higher = more anomalous)", exponentformat="power")
     figure.update_yaxes(title="share of the images of a kind", tickformat=".0%" if bins <= 100 else None)
     if threshold is not None and np.isfinite(threshold):
@@ -54,10 +55,11 @@ def score_bins(scores: np.ndarray, bins: int) -> np.ndarray:
     return np.linspace(low, high, bins + 1)
 
 
-def _bars(edges: np.ndarray, counts: np.ndarray, name: str, style: Look) -> dict:
-    fill = dict(color=style.colour, opacity=0.75, line=dict(width=1, color=style.colour))
-    if style.pattern:  # hatched on nothing: what lies behind stays visible, and grey prints tell the two apart
-        fill |= dict(pattern=dict(shape=style.pattern, fillmode="overlay", fgcolor="#B34700", size=6, solidity=0.35), opacity=0.6)
+def _bars(edges: np.ndarray, counts: np.ndarray, name: str, style: Look) -> dict[str, Any]:
+    fill: dict[str, Any] = dict(color=style.colour, opacity=0.75, line=dict(width=1, color=style.colour))
+    if style.pattern:  # hatched and paler: what lies behind stays visible, and a grey print tells the two apart
+        hatch = dict(shape=style.pattern, fillmode="overlay", fgcolor="#B34700", size=6, solidity=0.35)
+        fill |= dict(pattern=hatch, opacity=0.6)
     return dict(
         x=(edges[:-1] + edges[1:]) / 2, y=counts / counts.sum(), width=np.diff(edges), customdata=counts, name=name,
         marker=fill, hovertemplate="score %{x:.4g}: %{customdata} images, %{y:.2%}<extra>%{fullData.name}</extra>",
@@ -72,7 +74,8 @@ def _line(figure: go.Figure, scores: np.ndarray, anomaly: np.ndarray, threshold:
     if anomaly.any():
         rates.append(f"{alarms[anomaly].mean():.1%} of the anomalies found")
     low, high = np.quantile(scores, [0.001, 0.999])
-    side = "left" if threshold < low + (high - low) / 4 else "right" if threshold > high - (high - low) / 4 else "center"
+    place = (threshold - low) / (high - low) if high > low else 0.5
+    side = "left" if place < 0.25 else "right" if place > 0.75 else "center"
     figure.add_vline(x=threshold, line=dict(color=INK, dash="dash", width=2))
     figure.add_annotation(
         x=threshold, y=1, yref="paper", yanchor="bottom", yshift=26, showarrow=False, align=side, xanchor=side,

@@ -23,7 +23,10 @@ def results_table(
     title: str = "Results",
     note: str = "",
 ) -> go.Figure:
-    """A DataFrame as a table; floats get `decimals`, missing values a dash; the largest of each `best` column is shaded."""
+    """A DataFrame as a table; floats get `decimals`, missing values a dash.
+
+    The largest value of each `best` column is shaded. Raises ValueError for an empty table and unknown columns.
+    """
     if frame.empty:
         raise ValueError("got a table without rows or columns: expected at least one run")
     unknown = [name for name in best if name not in frame.columns]
@@ -44,11 +47,8 @@ def results_table(
         )
     )  # fmt: skip
     alt = f"{title}: table of {len(frame)} rows, columns {', '.join(map(str, frame.columns))}."
-    finish(figure, title=title, note=note, alt=alt, bottom=16)
-    top = figure.layout.margin.t
-    return figure.update_layout(height=top + 24 + ROW * (len(frame) + 1) + 8, margin=dict(l=12, r=12)).update_layout(
-        title_y=1 - 16 / (top + 32 + ROW * (len(frame) + 1))
-    )
+    height = 110 + 18 * (len(note) // 146) + ROW * (len(frame) + 1)
+    return finish(figure, title=title, note=note, alt=alt, height=height, bottom=16).update_layout(margin=dict(l=12, r=12))
 
 
 def _cells(column: pd.Series, decimals: int) -> list[str]:
@@ -65,7 +65,8 @@ def auroc_bars(
     frame: pd.DataFrame,
     *,
     title: str = "AUROC beside the paper's",
-    note: str = "Bars are measured, with their interval; hollow diamonds are the paper's values. The dashed line is guessing.",
+    note: str = "Bars are measured, with their interval; hollow diamonds are the paper's values; the dashed line is "
+    "guessing.",
 ) -> go.Figure:
     """Methods by scenarios: one row a bar, columns scenario, method, auroc; low, high and paper where there are any.
 
@@ -134,7 +135,8 @@ def waterfall(
     )  # fmt: skip
     levels = np.cumsum(values[:-1])
     reach = max(levels.max() - levels.min(), 0.02)
-    figure.update_yaxes(title="AUROC", range=[max(0.0, levels.min() - 0.6 * reach), min(1.05, levels.max() + 0.3 * reach)])
+    low, high = max(0.0, levels.min() - 0.6 * reach), min(1.05, levels.max() + 0.3 * reach)
+    figure.update_yaxes(title="AUROC", range=[low, high])
     figure.update_xaxes(tickangle=0 if len(names) <= 7 else -25, showgrid=False)
     told = ", ".join(f"{name} {text}" for name, text in zip(steps, inner, strict=True))
     alt = f"Waterfall from {start[0]} {values[0]:.3f} to {end} {values[-1]:.3f}: {told}."

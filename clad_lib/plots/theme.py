@@ -79,7 +79,7 @@ TEMPLATE = go.layout.Template(
             font=dict(size=18), subtitle=dict(font=dict(size=13, color=QUIET)),
         ),
         colorway=PALETTE, paper_bgcolor="white", plot_bgcolor="white", xaxis=_axis(), yaxis=_axis(),
-        margin=dict(l=70, r=24, t=90, b=60), 
+        margin=dict(l=70, r=24, t=90, b=60),
         legend=dict(font=dict(size=13), title=dict(font=dict(size=13)), itemsizing="constant", tracegroupgap=4),
         hoverlabel=dict(font=dict(size=13), align="left"), bargap=0.06, colorscale=dict(sequential=SCALE),
     ),
@@ -90,22 +90,28 @@ pio.templates["clad"] = TEMPLATE
 def finish(
     figure: go.Figure, *, title: str, note: str, alt: str, height: int = 520, bottom: int | None = None
 ) -> go.Figure:
-    """Give a figure the template, its title, a line on how to read it, and its alternative text (`alt_text` reads it)."""
-    lines = textwrap.wrap(note, 138)
+    """Give a figure the template, its title, a line on how to read it, and its alternative text (see `alt_text`)."""
+    lines = [plain(line) for line in textwrap.wrap(note, 146)]
     figure.update_layout(
-        template="clad", height=height, meta={"alt": alt},
-        title=dict(text=f"<b>{title}</b>", subtitle=dict(text="<br>".join(lines)), y=1 - 16 / height),
-        margin=dict(t=58 + 18 * max(1, len(lines))) | ({} if bottom is None else {"b": bottom}),
+        template="clad", height=height, meta={"alt": alt, "title": title},
+        title=dict(text=f"<b>{plain(title)}</b>", subtitle=dict(text="<br>".join(lines)), y=1 - 16 / height),
+        margin=dict(t=58 + 18 * max(1, len(lines))) | ({} if bottom is None else dict(b=bottom)),
     )  # fmt: skip
     return figure
 
 
 def alt_text(figure: go.Figure) -> str:
     """The figure in words, for readers who cannot see it."""
-    meta = figure.layout.meta
-    if isinstance(meta, dict) and meta.get("alt"):
-        return str(meta["alt"])
-    return html.unescape(str(figure.layout.title.text or "figure").replace("<b>", "").replace("</b>", ""))
+    return _meta(figure).get("alt") or title_text(figure)
+
+
+def title_text(figure: go.Figure) -> str:
+    """The figure's title without mark-up."""
+    return _meta(figure).get("title") or str(figure.layout.title.text or "figure")
+
+
+def _meta(figure: go.Figure) -> dict[str, str]:
+    return figure.layout.meta if isinstance(figure.layout.meta, dict) else {}
 
 
 def plain(name: object) -> str:
@@ -138,5 +144,5 @@ def finite(name: str, values: Any) -> np.ndarray:
     array = np.asarray(values)
     bad = int((~np.isfinite(array.astype(np.float64))).sum())
     if bad:
-        raise ValueError(f"{bad} of {array.size} {name} are NaN or infinite: expected finite numbers; compute them again")
+        raise ValueError(f"{bad} of {array.size} {name} are NaN or infinite: expected finite numbers; make them anew")
     return array

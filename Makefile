@@ -1,0 +1,47 @@
+# The commands people type. `make setup` runs by itself when one of them needs it.
+.DEFAULT_GOAL := help
+.PHONY: help setup study lab test test-slow lint notebooks bench clean
+
+UV = $(shell command -v uv || echo .tools/bin/uv)
+PY = .venv/bin/python
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.ready  ## prepare the environment in .venv
+
+.venv/.ready: pyproject.toml constraints.txt
+	@command -v uv >/dev/null || test -x .tools/bin/uv || { python3 -m venv .tools && .tools/bin/pip install --quiet uv; } \
+	    || { echo "clad: neither uv nor Python's venv module is here: install uv, then run make again"; exit 1; }
+	$(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' .venv
+	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --group dev --editable '.[multicore]' \
+	    || { $(UV) pip install --quiet --python $(PY) --constraint constraints.txt --group dev --editable . \
+	    && echo "clad: MulticoreTSNE was not built (it needs a C++ compiler and make): openTSNE draws the maps"; }
+	@touch $@
+
+study: setup  ## the whole study on the embedded data set: pictures, executed notebooks, table
+	$(PY) -m clad_lib study
+
+lab: setup  ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab notebooks/01_scenarios.ipynb
+
+test: setup  ## the test suite (embedded data, no network)
+	$(PY) -m pytest
+
+test-slow: setup  ## checks on real data; set CLAD_DATA first
+	$(PY) -m pytest -m slow
+
+lint: setup  ## formatter, linter and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+notebooks: setup  ## execute the default study again and rewrite the committed notebooks
+	$(PY) -m clad_lib notebooks
+	$(PY) -m ruff format notebooks
+
+bench: setup  ## speed, side by side with what one would use instead
+	for script in benchmarks/*.py; do $(PY) $$script || exit 1; done
+
+clean:  ## remove runs and caches, keep the environment
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache test-artefacts
