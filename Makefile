@@ -4,6 +4,7 @@
 
 UV = $(shell command -v uv || echo .tools/bin/uv)
 PY = .venv/bin/python
+export UV_COMPILE_BYTECODE = 1
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
