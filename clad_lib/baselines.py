@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from clad_lib.config import Config
 from clad_lib.deep_svdd import NetworkScorer, fit_deep_svdd
 from clad_lib.kernel_baselines import fit_ocsvm, fit_svdd
 from clad_lib.models import ConvAutoencoder, Standardise
@@ -84,7 +84,8 @@ def fit_ocnn(
 
     images (N, C, S, S), uint8 or float32 in [0, 1]; runs on the autoencoder's device. ValueError for wrong input.
     """
-    _check_share(nu)
+    if not 0 < nu < 1:
+        raise ValueError(f"nu is {nu!r}: expected a share of the training images in (0, 1), such as 0.1")
     encoder = EncoderFeatures(autoencoder)
     features = infer(encoder, images)  # (N, 512)
     device = next(encoder.parameters()).device
@@ -211,3 +212,36 @@ def _required(autoencoder: ConvAutoencoder | None, method: str) -> ConvAutoencod
     if autoencoder is None:
         raise ValueError(f"{method} got no autoencoder: expected a trained ConvAutoencoder; run notebook 02 first")
     return autoencoder
+
+
+def _ocsvm(images: Tensor, *, seed: int, **_: Any) -> Scorer:
+    return fit_ocsvm(images, seed=seed)
+
+
+def _svdd(images: Tensor, *, seed: int, **_: Any) -> Scorer:
+    return fit_svdd(images, seed=seed)
+
+
+def _ocnn(images: Tensor, *, seed: int, autoencoder: ConvAutoencoder | None = None, progress: bool = True, **_: Any) -> Scorer:
+    return fit_ocnn(images, _required(autoencoder, "OCNN"), seed=seed, progress=progress)
+
+
+def _occnn(
+    images: Tensor,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    autoencoder: ConvAutoencoder | None = None,
+    progress: bool = True,
+) -> Scorer:
+    return fit_occnn(images, autoencoder, seed=seed, device=device, progress=progress)
+
+
+def _deep_svdd(images: Tensor, *, seed: int, device: torch.device | str = "cpu", progress: bool = True, **_: Any) -> Scorer:
+    return fit_deep_svdd(images, seed=seed, device=device, progress=progress)
+
+
+# name -> f(training images, seed=, device=, autoencoder=, progress=) -> Scorer, in the order of the paper's tables
+BASELINES: dict[str, Callable[..., Scorer]] = {
+    "OCSVM": _ocsvm, "OCNN": _ocnn, "OCCNN": _occnn, "SVDD": _svdd, "DeepSVDD": _deep_svdd,
+}  # fmt: skip

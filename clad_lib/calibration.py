@@ -63,9 +63,7 @@ def conformal_p_values(calibration: ArrayLike, scores: ArrayLike, *, delta: floa
     return upper_boundary(len(normal), share(delta, "delta"))[above]
 
 
-def threshold_for(
-    calibration: ArrayLike, *, alpha: float, delta: float = 0.1, guarantee: str = CONDITIONAL
-) -> Threshold:
+def threshold_for(calibration: ArrayLike, *, alpha: float, delta: float = 0.1, guarantee: str = CONDITIONAL) -> Threshold:
     """The lowest threshold whose false-alarm rate is promised to be at most alpha; calibration scores (n,).
 
     The false-alarm rate at the k-th largest score is Beta(k, n - k + 1) over calibration draws, or smaller with ties
@@ -181,9 +179,7 @@ def one_per_track(scores: ArrayLike, tracks: ArrayLike, *, seed: int) -> np.ndar
     return values[order[np.unique(groups[order], return_index=True)[1]]]
 
 
-def simulated_rates(
-    pool: ArrayLike, *, n: int, alpha: float, delta: float = 0.1, draws: int = 200, seed: int
-) -> np.ndarray:
+def simulated_rates(pool: ArrayLike, *, n: int, alpha: float, delta: float = 0.1, draws: int = 200, seed: int) -> np.ndarray:
     """The guarantee put to the test: false-alarm rates (draws,) of thresholds from calibration sets out of `pool`.
 
     The pool (N,) of normal scores is the population: n are drawn with replacement, the rate is over all N. At most

@@ -111,8 +111,8 @@ PUBLISHED: dict[tuple[str, str], Published] = {
     ("tiny_imagenet", "VHCL"): Published("large", 15, 200, 100, 100, 1000, 1e-5, 100, 1e-7),
 }
 
-_SMOKE = dict(ae_epochs=1, dec_epochs=1, clf_epochs=1, min_steps=4, kmeans_inits=2, max_train=256, max_test=256)
-_PAPER = dict(ae_batch=512, dec_batch=512, min_steps=0, stem="published", clf_schedule="constant")
+_SMOKE: dict[str, Any] = dict(ae_epochs=1, dec_epochs=1, clf_epochs=1, min_steps=4, kmeans_inits=2, max_train=256, max_test=256)
+_PAPER: dict[str, Any] = dict(ae_batch=512, dec_batch=512, min_steps=0, stem="published", clf_schedule="constant")
 
 
 def published(dataset: str, scenario: str) -> Published:

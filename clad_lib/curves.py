@@ -60,9 +60,7 @@ def counts(values: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return normal, anomalous
 
 
-def resampled(
-    values: Sequence[np.ndarray], truth: np.ndarray, *, resamples: int, seed: int, metric: str
-) -> Iterator[np.ndarray]:
+def resampled(values: Sequence[np.ndarray], truth: np.ndarray, *, resamples: int, seed: int, metric: str) -> Iterator[np.ndarray]:
     """A metric of M methods, scores (N,) each, on the same stratified resamples of the images: chunks (r, M) of rows.
 
     A drawn image adds one to the count of its distinct score, so no resample is ever sorted and ties stay exact.

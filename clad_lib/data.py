@@ -52,9 +52,7 @@ def load_dataset(
     if name not in DATASETS:
         folder = Path(name.removeprefix("folder:"))
         if not folder.is_dir():
-            raise DataError(
-                f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, or an existing folder of images"
-            )
+            raise DataError(f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, or an existing folder of images")
         return _folder(folder, cache, size)
     if parquet := os.environ.get("CLAD_DATA"):
         paths = [Path(parquet) / f"{name}-{part}.parquet" for part in ("train", "test")]
@@ -96,7 +94,7 @@ def _folder(folder: Path, cache: Path, size: int | None) -> tuple[ImageData, Ima
     whole = _folder_part(folder, cache, size, sources.class_folders(folder))
     order = np.random.default_rng(0).permutation(len(whole.labels))  # a fixed 80/20 split
     rows = (np.sort(order[len(order) // 5 :]), np.sort(order[: len(order) // 5]))
-    return _pair(lambda i: ImageData(*(array[rows[i]] for array in (whole.images, whole.labels, whole.tracks)),
+    return _pair(lambda i: ImageData(whole.images[rows[i]], whole.labels[rows[i]], whole.tracks[rows[i]],
                                      whole.class_names))  # fmt: skip
 
 

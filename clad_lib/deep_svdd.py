@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +61,11 @@ class DeepSVDDNetwork(nn.Module):
         flat = widths[-1] * small**2
         self.prepare = prepare
         self.encoder = nn.Sequential(
-            *(layer for pair in zip((channels, *widths), widths, strict=False) for layer in _down(*pair)),
+            *(layer for pair in pairwise((channels, *widths)) for layer in _down(*pair)),
             nn.Flatten(), nn.Linear(flat, latent, bias=False),
         )  # fmt: skip
         back = (*reversed(widths), channels)
-        self.decoder = nn.Sequential(
+        self.decoder: nn.Module = nn.Sequential(
             nn.Linear(latent, flat, bias=False), nn.Unflatten(1, (widths[-1], small, small)),
             *(layer for pair in zip(back, back[1:-1], strict=False) for layer in _up(*pair)),
             *_up(back[-2], channels)[:3], nn.Sigmoid(),
@@ -152,7 +153,7 @@ def fit_deep_svdd(
             widths=widths or ((8, 4) if grey else (32, 64, 128)), latent=latent or (32 if grey else 128),
         ).to(device)  # fmt: skip
     images = images.to(device)
-    options = {"batch_size": batch_size, "weight_decay": weight_decay, "progress": progress}
+    options: dict[str, Any] = {"batch_size": batch_size, "weight_decay": weight_decay, "progress": progress}
     for phase, (epochs, rate) in enumerate(zip(pretraining, (lr, lr / 10), strict=True)):
         title = f"DeepSVDD autoencoder {phase + 1}/2"
         fit(network, _reconstruction, images, epochs=epochs, lr=rate, seed=seed + phase, title=title, **options)

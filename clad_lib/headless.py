@@ -134,7 +134,7 @@ class _Relay:
 
 def pictures_of(notebook: Path) -> list[tuple[str, dict[str, Any]]]:
     """(name, plotly figure as a dict) for each figure in the outputs of an executed notebook."""
-    found = []
+    found: list[tuple[str, dict[str, Any]]] = []
     for cell in nbformat.read(notebook, as_version=4).cells:
         for output in cell.get("outputs", []):
             figure = output.get("data", {}).get(PLOTLY)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from clad_lib.config import Encoder, Stem
 
@@ -150,7 +151,7 @@ class _SmallMapProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         maps, weight = ctx.saved_tensors
-        grad_maps = nn.grad.conv2d_input(maps.shape, weight, grad, stride=ctx.stride, padding=ctx.padding)
+        grad_maps = conv2d_input(maps.shape, weight, grad, stride=ctx.stride, padding=ctx.padding)
         size, pad = weight.shape[-1], ctx.padding
         padded = nn.functional.pad(maps, (pad,) * 4)
         patches = padded.unfold(2, size, ctx.stride).unfold(3, size, ctx.stride)  # (N, C, h', w', k, k)

@@ -23,7 +23,6 @@ from clad_lib.models import ConvAutoencoder, ResNet18, channel_statistics
 from clad_lib.scenarios import Split, load_split
 from clad_lib.training import as_unit, device_of, epochs_for, fit, infer, pick_device, precision, seeded
 
-
 METHODS = ("ODIN", "MSP")
 
 
@@ -71,9 +70,7 @@ class Scores(NamedTuple):
     metrics: dict[str, Any]
 
 
-def open_study(
-    config: Config, *, runs_root: str | Path = "runs", device: str = "auto", progress: bool = True
-) -> Study:
+def open_study(config: Config, *, runs_root: str | Path = "runs", device: str = "auto", progress: bool = True) -> Study:
     """Load the data, make the split, and point at the run folder; trains nothing."""
     target = pick_device(device)
     split = load_split(config)
@@ -85,7 +82,7 @@ def split_key(split: Split) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in (split.train, split.calibration, split.test):
         digest.update(f"{tuple(part.shape)}".encode())
-        digest.update(part.contiguous().numpy())
+        digest.update(part.contiguous().numpy().data)
     return digest.hexdigest()
 
 
@@ -103,7 +100,7 @@ def autoencoder(study: Study, *, make: bool = True) -> tuple[ConvAutoencoder, np
 def train_autoencoder(study: Study) -> tuple[ConvAutoencoder, np.ndarray, dict[str, Any]]:
     """A new autoencoder fitted to the training normals by mean squared error; with its losses and its shape."""
     config, images = study.config, study.split.train
-    shape = dict(channels=images.shape[1], size=images.shape[2], latent=config.latent, encoder=config.encoder,
+    shape: dict[str, Any] = dict(channels=images.shape[1], size=images.shape[2], latent=config.latent, encoder=config.encoder,
                  noisy=config.noisy_latents)  # fmt: skip
     mean, std = statistics(study)
     model = ConvAutoencoder(**shape, mean=mean, std=std).to(study.device)
@@ -136,7 +133,7 @@ def clusters(study: Study, *, make: bool = True) -> Clusters:
                 folder, latents=latents.numpy(), soft=result.soft, labels=labels, confidence=confidence,
                 losses=result.losses, churn=result.churn, entropy=result.entropy, source=np.asarray(result.source),
             )  # fmt: skip
-    arrays = runs.load_arrays(study.run.find("clusters"))
+    arrays: dict[str, Any] = runs.load_arrays(study.run.find("clusters"))
     return Clusters(**arrays | {"source": str(arrays["source"])})
 
 
@@ -164,7 +161,7 @@ def classifier(study: Study, *, make: bool = True) -> tuple[ResNet18, np.ndarray
 def train_classifier(study: Study, labels: Tensor) -> tuple[ResNet18, np.ndarray, dict[str, Any]]:
     """A new ResNet-18 fitted to pseudo-labels (N,) by cross-entropy; with its losses and its shape."""
     config, images = study.config, study.split.train
-    shape = dict(channels=images.shape[1], size=images.shape[2], classes=int(labels.max()) + 1, stem=config.stem)
+    shape: dict[str, Any] = dict(channels=images.shape[1], size=images.shape[2], classes=int(labels.max()) + 1, stem=config.stem)
     mean, std = statistics(study)
     model = ResNet18(**shape, mean=mean, std=std).to(study.device)
     losses = fit(

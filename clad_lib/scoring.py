@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +60,8 @@ def odin(
     if epsilon == 0:
         return msp(infer(classifier, images, batch_size=batch_size, bf16=True), temperature=temperature)
     device = device_of(classifier)
-    step = epsilon * (PUBLISHED_ODIN_FACTOR * classifier.standardise.std if published_factor else 1.0)  # type: ignore[union-attr]
+    spread: Any = classifier.standardise.std if published_factor else None  # (C, 1, 1)
+    step = epsilon if spread is None else epsilon * PUBLISHED_ODIN_FACTOR * spread
     scores = []
     with evaluating(classifier), precision(device):
         for batch in images.split(batch_size):

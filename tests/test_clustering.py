@@ -73,7 +73,9 @@ def test_the_target_covers_the_whole_training_set(monkeypatch):
 def test_a_dead_cluster_falls_back_to_kmeans(monkeypatch):
     images, _ = blobs()
     starve = torch.tensor([1.0, 1e-9, 1.0])
-    monkeypatch.setattr(clustering.DEC, "forward", lambda self, x: _renormalise(soft_assignment(self.encode(x), self.centroids) * starve))
+    monkeypatch.setattr(
+        clustering.DEC, "forward", lambda self, x: _renormalise(soft_assignment(self.encode(x), self.centroids) * starve)
+    )
     with pytest.warns(ClusterWarning, match="k-means labels are used"):
         result = fit_dec(autoencoder(), images, clusters=3, epochs=1, batch_size=32, inits=3, progress=False)
     assert result.source == "k-means"

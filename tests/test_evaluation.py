@@ -191,8 +191,7 @@ def test_paired_comparison_seldom_sees_what_is_not_there(seeds):
         anomaly = np.arange(120) < 50
         image = generator.normal(size=120) + anomaly  # what both methods see in an image
         one, other = (
-            image + generator.normal(0.3, 0.4, size=(seeds, 1)) * anomaly + generator.normal(size=(seeds, 120))
-            for _ in range(2)
+            image + generator.normal(0.3, 0.4, size=(seeds, 1)) * anomaly + generator.normal(size=(seeds, 120)) for _ in range(2)
         )
         if seeds == 1:
             one, other = image + generator.normal(size=120), image + generator.normal(size=120)

@@ -11,7 +11,18 @@ from plotly.subplots import make_subplots
 from scipy.interpolate import RegularGridInterpolator
 
 from clad_lib.plots.theme import (
-    ANOMALOUS, INK, NORMAL, PALETTE, SCALE, colour_bar, finish, finite, look, names_for, plain, same_length,
+    ANOMALOUS,
+    INK,
+    NORMAL,
+    PALETTE,
+    SCALE,
+    colour_bar,
+    finish,
+    finite,
+    look,
+    names_for,
+    plain,
+    same_length,
 )  # fmt: skip
 
 AXES = ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
@@ -136,9 +147,7 @@ def _region(x: np.ndarray, y: np.ndarray, grid: np.ndarray, level: float) -> go.
     )  # fmt: skip
 
 
-def _dots(
-    figure: go.Figure, normals: np.ndarray, anomalies: np.ndarray, labels: np.ndarray | None, column: int
-) -> None:
+def _dots(figure: go.Figure, normals: np.ndarray, anomalies: np.ndarray, labels: np.ndarray | None, column: int) -> None:
     small = dict(size=6, opacity=0.85, line=dict(width=0.4, color=INK))
     groups = [("normal", np.ones(len(normals), dtype=bool), dict(color=NORMAL.colour))]
     if labels is not None:

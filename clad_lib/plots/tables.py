@@ -65,8 +65,7 @@ def auroc_bars(
     frame: pd.DataFrame,
     *,
     title: str = "AUROC beside the paper's",
-    note: str = "Bars are measured, with their interval; hollow diamonds are the paper's values; the dashed line is "
-    "guessing.",
+    note: str = "Bars are measured, with their interval; hollow diamonds are the paper's values; the dashed line is guessing.",
 ) -> go.Figure:
     """Methods by scenarios: one row a bar, columns scenario, method, auroc; low, high and paper where there are any.
 
@@ -80,13 +79,13 @@ def auroc_bars(
     figure = go.Figure()
     for index, method in enumerate(methods):
         rows = frame[frame["method"] == method]
-        x = rows["scenario"].map(scenarios.index) + (index - (len(methods) - 1) / 2) * width
-        figure.add_bar(**_bars(rows, x.to_numpy(float), width, plain(method), index))
+        x = _places(rows["scenario"], scenarios) + (index - (len(methods) - 1) / 2) * width
+        figure.add_bar(**_bars(rows, x, width, plain(method), index))
     if "paper" in frame:
         rows = frame[frame["paper"].notna()]
-        offset = (rows["method"].map(methods.index) - (len(methods) - 1) / 2) * width
+        offset = (_places(rows["method"], methods) - (len(methods) - 1) / 2) * width
         figure.add_scatter(
-            x=rows["scenario"].map(scenarios.index) + offset, y=rows["paper"], mode="markers", name="paper",
+            x=_places(rows["scenario"], scenarios) + offset, y=rows["paper"], mode="markers", name="paper",
             marker=dict(symbol="diamond-open", size=9, color=INK, line=dict(width=1.8)),
             hovertemplate="paper %{y:.3f}<extra></extra>",
         )  # fmt: skip
@@ -97,6 +96,10 @@ def auroc_bars(
     figure.update_layout(showlegend=True, legend=dict(orientation="h", x=0, y=-0.2, yanchor="top"))
     told = [f"{row.scenario} {row.method} {row.auroc:.3f}" for row in frame.itertuples()]
     return finish(figure, title=title, note=note, alt=f"AUROC bars: {', '.join(told)}.", height=540, bottom=120)
+
+
+def _places(column: pd.Series, order: list) -> np.ndarray:
+    return np.array([order.index(value) for value in column], dtype=float)
 
 
 def _bars(rows: pd.DataFrame, x: np.ndarray, width: float, name: str, index: int) -> dict[str, Any]:

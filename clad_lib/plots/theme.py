@@ -87,9 +87,7 @@ TEMPLATE = go.layout.Template(
 pio.templates["clad"] = TEMPLATE
 
 
-def finish(
-    figure: go.Figure, *, title: str, note: str, alt: str, height: int = 520, bottom: int | None = None
-) -> go.Figure:
+def finish(figure: go.Figure, *, title: str, note: str, alt: str, height: int = 520, bottom: int | None = None) -> go.Figure:
     """Give a figure the template, its title, a line on how to read it, and its alternative text (see `alt_text`)."""
     lines = [plain(line) for line in textwrap.wrap(note, 146)]
     figure.update_layout(
