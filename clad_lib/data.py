@@ -66,8 +66,8 @@ def load_dataset(
 def fingerprint(data: ImageData) -> str:
     """A short hash of images, labels and class names."""
     digest = hashlib.blake2b(repr((data.images.shape, data.class_names)).encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(data.images))
-    digest.update(np.ascontiguousarray(data.labels))
+    digest.update(np.ascontiguousarray(data.images).data)
+    digest.update(np.ascontiguousarray(data.labels).data)
     return digest.hexdigest()
 
 

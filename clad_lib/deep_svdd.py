@@ -67,7 +67,7 @@ class DeepSVDDNetwork(nn.Module):
         back = (*reversed(widths), channels)
         self.decoder: nn.Module = nn.Sequential(
             nn.Linear(latent, flat, bias=False), nn.Unflatten(1, (widths[-1], small, small)),
-            *(layer for pair in zip(back, back[1:-1], strict=False) for layer in _up(*pair)),
+            *(layer for pair in pairwise(back[:-1]) for layer in _up(*pair)),
             *_up(back[-2], channels)[:3], nn.Sigmoid(),
         )  # fmt: skip
         self.register_buffer("centre", torch.zeros(latent))

@@ -28,7 +28,7 @@ SCENARIOS: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "cifar10": {"THG": (0, 1, 8, 9), "LIV": (2, 3, 4, 5, 6, 7)},
     "tiny_imagenet": {
-        name: tuple(range(start, start + 8)) for start, name in zip(range(0, 40, 8), ("ANML", "ISCT", "ISTM", "STRT", "VHCL"), strict=True)
+        name: tuple(range(8 * place, 8 * place + 8)) for place, name in enumerate(("ANML", "ISCT", "ISTM", "STRT", "VHCL"))
     },
 }  # fmt: skip
 
