@@ -61,15 +61,19 @@ def notebook_parameters(config: Config, runs: Path, device: str) -> dict[str, An
 
 @app.command()
 def notebooks(only: Annotated[str, typer.Option(help="some of them, by number: 02,03")] = "") -> None:
-    """Re-execute the default study and rewrite the committed notebooks with its outputs and static pictures."""
+    """Re-execute the default study and rewrite the committed notebooks and figures/ from it."""
     import tempfile
 
     from clad_lib import headless
 
     chosen = headless.choose_notebooks([name.strip() for name in only.split(",") if name.strip()])
+    figures = headless.notebook_folder().parent / "figures"
+    figures.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for path in headless.execute_all(chosen, {}, Path(scratch)):
-            headless.keep_static_pictures(path)
+            for old in figures.glob(f"{path.stem}-*.png"):
+                old.unlink()
+            headless.keep_static_pictures(path, figures)
             (headless.notebook_folder() / path.name).write_bytes(path.read_bytes())
     typer.echo(f"rewrote {', '.join(path.name for path in chosen)}")
 

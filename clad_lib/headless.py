@@ -157,9 +157,10 @@ def write_pictures(notebooks: Sequence[Path], folder: Path) -> list[Path]:
     return [path for name, figure in figures for path in plots.write_figure(go.Figure(figure), folder / name)]
 
 
-def keep_static_pictures(notebook: Path) -> None:
-    """Put a PNG beside each plotly figure of an executed notebook, for readers on the web, and tidy its metadata."""
+def keep_static_pictures(notebook: Path, figures: Path | None = None) -> None:
+    """Put a PNG beside each plotly figure of an executed notebook, for readers on the web, and as a file in `figures`."""
     document = nbformat.read(notebook, as_version=4)
+    names = iter([name for name, _ in pictures_of(notebook)])
     for cell in document.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
         for output in cell.get("outputs", []):
@@ -169,5 +170,7 @@ def keep_static_pictures(notebook: Path) -> None:
                 if picture is None:
                     raise NotebookError("static pictures need Chrome or Chromium: install one and run this again")
                 data["image/png"] = base64.b64encode(picture).decode()
+                if figures is not None:
+                    (figures / f"{next(names)}.png").write_bytes(picture)
     document.metadata.pop("papermill", None)
     nbformat.write(document, notebook)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -21,7 +20,7 @@ from clad_lib.config import Config, as_dict
 from clad_lib.evaluation import evaluate
 from clad_lib.models import ConvAutoencoder, ResNet18, channel_statistics
 from clad_lib.scenarios import Split, load_split
-from clad_lib.training import as_unit, device_of, epochs_for, fit, infer, pick_device, precision, seeded
+from clad_lib.training import device_of, epochs_for, fit, infer, pick_device, precision, seeded
 
 METHODS = ("ODIN", "MSP")
 
@@ -196,12 +195,6 @@ def _metrics(study: Study, test_scores: np.ndarray) -> dict[str, Any]:
     measured = evaluate(test_scores, study.split.answers.test_anomaly)._asdict()
     counts = {"train": len(study.split.train), "calibration": len(study.split.calibration), "test": len(test_scores)}
     return measured | {"images": counts, "peak_memory_mb": runs.peak_memory_mb()}
-
-
-def nearest_distance(split: Split) -> np.ndarray:
-    """Euclidean distance in pixels, [0, 1] units, from each test image to its nearest training image: (M,). Analysis only."""
-    train, test = (as_unit(images).flatten(1).numpy() for images in (split.train, split.test))
-    return NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train).kneighbors(test)[0][:, 0]
 
 
 def scores_table(split: Split, calibration: np.ndarray, test: np.ndarray) -> pd.DataFrame:
