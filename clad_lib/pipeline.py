@@ -19,7 +19,7 @@ from clad_lib import clustering, embedding, runs, scoring
 from clad_lib.config import Config, as_dict
 from clad_lib.evaluation import evaluate
 from clad_lib.models import ConvAutoencoder, ResNet18, channel_statistics
-from clad_lib.scenarios import Split, load_split
+from clad_lib.scenarios import Split, load_split, split_key
 from clad_lib.training import device_of, epochs_for, fit, infer, pick_device, precision, seeded
 
 METHODS = ("ODIN", "MSP")
@@ -74,15 +74,6 @@ def open_study(config: Config, *, runs_root: str | Path = "runs", device: str = 
     target = pick_device(device)
     split = load_split(config)
     return Study(config, split, runs.Run(Path(runs_root), config, split_key(split)), target, progress)
-
-
-def split_key(split: Split) -> str:
-    """A short hash of the images of the split; hidden classes and test labels do not enter it."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in (split.train, split.calibration, split.test):
-        digest.update(f"{tuple(part.shape)}".encode())
-        digest.update(part.contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def autoencoder(study: Study, *, make: bool = True) -> tuple[ConvAutoencoder, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -148,6 +149,15 @@ def load_split(config: Config) -> Split:
         train, test, scenario, seed=config.seed, calibration=config.calibration, max_train=config.max_train,
         max_test=config.max_test,
     )  # fmt: skip
+
+
+def split_key(split: Split) -> str:
+    """A short hash of the images of the split; hidden classes and test labels do not enter it."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (split.train, split.calibration, split.test):
+        digest.update(f"{tuple(part.shape)}".encode())
+        digest.update(part.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _hold_out(tracks: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:

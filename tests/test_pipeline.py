@@ -114,13 +114,17 @@ def test_a_damaged_model_is_named_with_the_cure(finished, tmp_path):
         runs.load_arrays(folder)
 
 
+def _write_and_stop(folder, error):
+    (folder / "model.json").write_text("{}")
+    raise error
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError("x")])
 def test_a_stage_that_stops_leaves_nothing(tmp_path, error):
     study = study_of(tmp_path)
     kind = runs.RunError if isinstance(error, OSError) else type(error)
     with pytest.raises(kind), study.run.writing("autoencoder") as folder:
-        (folder / "model.json").write_text("{}")
-        raise error
+        _write_and_stop(folder, error)
     assert not study.run.has("autoencoder")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not list(tmp_path.rglob(".seed*"))
@@ -147,7 +151,9 @@ def test_results_say_how_they_were_measured(finished):
     record = json.loads((study.run.find("ODIN") / "config.json").read_text())
     assert record["config"]["protocol"] == "clean"
     assert record["config"]["profile"] == "smoke"
-    assert record["versions"]["torch"] and record["machine"]["cores"] and record["commit"]
+    assert record["versions"]["torch"]
+    assert record["machine"]["cores"]
+    assert record["commit"]
 
 
 def test_latents_and_map_are_made_once(finished):
