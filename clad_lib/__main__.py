@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from clad_lib.config import Config, make_config
+
+INTERRUPTED = 130  # how Typer reports ctrl-C
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -116,18 +119,22 @@ def main() -> None:
     from clad_lib.training import TrainingError
 
     warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # an interrupted kernel leaves tasks that complain
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except (NotebookError, RunError, TrainingError, ValueError, TypeError) as error:
         sys.exit(f"clad: {error}")
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit("clad: interrupted; finished stages are kept, the same command goes on from there")
+        status = INTERRUPTED
     except typer.Exit as error:
-        sys.exit(error.exit_code)
+        status = error.exit_code
     except Exception as error:
         if type(error).__module__.startswith("click") or hasattr(error, "format_message"):
             sys.exit(f"clad: {error.format_message()}")  # type: ignore[attr-defined]
         raise
+    if status == INTERRUPTED:
+        sys.exit("clad: interrupted; finished stages are kept, the same command goes on from there")
+    sys.exit(status or 0)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ def make_config(
         config = replace(config, **_SMOKE)
     elif profile == "paper":
         config = replace(config, **_PAPER, **published(dataset, scenario)._asdict())
+    check_fields({"seed": seed})
     return replace(config, **check_fields(overrides))
 
 
