@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ class LocalKernelManager(AsyncKernelManager):
         super().__init__(**options)
         if os.name != "nt":
             self.transport = "ipc"
+
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        """Start the kernel without its own error stream: errors come back as outputs, or as a dead kernel."""
+        await super().start_kernel(stderr=subprocess.DEVNULL, **options)
 
 
 def notebook_folder() -> Path:

@@ -118,8 +118,8 @@ def _double_level(inputs: int, outputs: int) -> list[nn.Module]:
 class SmallMapConv2d(nn.Conv2d):
     """A convolution whose weight gradient is one matrix product on the CPU when the feature map is at most 2x2.
 
-    The CPU kernels of torch accumulate that gradient image by image, which for 512 x 512 filters on a 1x1 map costs
-    15 times as much as the product (`benchmarks/small_maps.py`). Results are the same up to rounding.
+    Some CPU kernels of torch accumulate that gradient image by image, which is slow for many filters on a tiny map; how
+    slow depends on the processor (`benchmarks/small_maps.py`). Results are the same up to rounding.
     """
 
     @classmethod
