@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,32 @@ def notebook_parameters(config: Config, runs: Path, device: str) -> dict[str, An
 
 
 @app.command()
+def run(
+    dataset: Dataset = "digits",
+    scenario: Scenario = "CUR",
+    profile: Profile = "fast",
+    seed: Seed = 0,
+    methods: Annotated[str, typer.Option(help="all, or some of them: ODIN,KNN,OCSVM")] = "all",
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    settings: Settings = None,
+) -> None:
+    """Train and score without notebooks: every method on one scenario and seed, what is finished is kept; print the table."""
+    from clad_lib import methods as known
+    from clad_lib import pipeline
+
+    wanted = known.METHODS if methods == "all" else tuple(name.strip() for name in methods.split(","))
+    if unknown := [name for name in wanted if name not in known.METHODS]:
+        raise ValueError(f"unknown method {unknown[0]!r}: expected all, or some of {', '.join(known.METHODS)}")
+    config = make_config(dataset, scenario, profile=profile, seed=seed, **_parse(settings or []))
+    opened = pipeline.open_study(config, runs_root=runs.resolve(), device=device)
+    for name in wanted:
+        known.prepare(opened, name)
+        known.scores(opened, name)
+    _table(opened, wanted)
+
+
+@app.command()
 def notebooks(only: Annotated[str, typer.Option(help="some of them, by number: 02,03")] = "") -> None:
     """Re-execute the default study and rewrite the committed notebooks and figures/ from it."""
     import tempfile
@@ -96,20 +123,33 @@ def _parse(settings: list[str]) -> dict[str, Any]:
 
 
 def _report(opened: Any, executed: list[Path], pictures: list[Path]) -> None:
-    rows = [(name, opened.run.find(name)) for name in opened.methods if opened.run.has(name)]
-    typer.echo(f"\n{opened.config.dataset} {opened.split.scenario.name}: {opened.split.scenario.title} is normal; "
-               f"profile {opened.config.profile}, protocol {opened.config.protocol}, seed {opened.config.seed}")  # fmt: skip
-    typer.echo(f"{'method':<10} {'AUROC':>6} {'AUPR':>6} {'FPR@95TPR':>10}")
-    for name, folder in rows:
-        metrics = json.loads((folder / "metrics.json").read_text())
-        typer.echo(f"{name:<10} {100 * metrics['auroc']:6.1f} {100 * metrics['aupr_anomaly']:6.1f} "
-                   f"{100 * metrics['fpr95']:10.1f}")  # fmt: skip
+    from clad_lib.methods import METHODS
+
+    _table(opened, METHODS)
     shown = sum(path.suffix == ".html" for path in pictures)
     typer.echo(f"\n{shown} pictures: {opened.folder / 'pictures'}")
     if not any(path.suffix == ".png" for path in pictures):
         typer.echo("no Chrome or Chromium was found: the pictures are HTML only")
     if executed:
         typer.echo(f"executed notebooks: {executed[0].parent}")
+
+
+def _table(opened: Any, names: Sequence[str]) -> None:
+    """The finished ones of the methods, in percent, with the bootstrap interval of the AUROC."""
+    typer.echo(f"\n{opened.config.dataset} {opened.split.scenario.name}: {opened.split.scenario.title} is normal; "
+               f"profile {opened.config.profile}, protocol {opened.config.protocol}, seed {opened.config.seed}")  # fmt: skip
+    typer.echo(f"{'method':<20} {'AUROC':>6} {'95 % interval':>15} {'AUPR':>6} {'FPR@95TPR':>10}")
+    for name in names:
+        if not opened.run.has(name):
+            continue
+        metrics = json.loads((opened.run.find(name) / "metrics.json").read_text())
+        label = f"{name} (oracle)" if name == "Oracle" else name
+        if "auroc" not in metrics:
+            typer.echo(f"{label:<20} no anomalies in the test split; {100 * metrics['alarm_rate']:.1f} % of it alarm")
+            continue
+        interval = f"{100 * metrics['auroc_low']:.1f} to {100 * metrics['auroc_high']:.1f}"
+        typer.echo(f"{label:<20} {100 * metrics['auroc']:6.1f} {interval:>15} {100 * metrics['aupr_anomaly']:6.1f} "
+                   f"{100 * metrics['fpr95']:10.1f}")  # fmt: skip
 
 
 def main() -> None:

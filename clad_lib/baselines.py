@@ -214,34 +214,27 @@ def _required(autoencoder: ConvAutoencoder | None, method: str) -> ConvAutoencod
     return autoencoder
 
 
-def _ocsvm(images: Tensor, *, seed: int, **_: Any) -> Scorer:
-    return fit_ocsvm(images, seed=seed)
+def _ocsvm(images: Tensor, *, device: Any = None, autoencoder: Any = None, progress: bool = True, **settings: Any) -> Scorer:
+    return fit_ocsvm(images, **settings)
 
 
-def _svdd(images: Tensor, *, seed: int, **_: Any) -> Scorer:
-    return fit_svdd(images, seed=seed)
+def _svdd(images: Tensor, *, device: Any = None, autoencoder: Any = None, progress: bool = True, **settings: Any) -> Scorer:
+    return fit_svdd(images, **settings)
 
 
-def _ocnn(images: Tensor, *, seed: int, autoencoder: ConvAutoencoder | None = None, progress: bool = True, **_: Any) -> Scorer:
-    return fit_ocnn(images, _required(autoencoder, "OCNN"), seed=seed, progress=progress)
+def _ocnn(images: Tensor, *, device: Any = None, autoencoder: ConvAutoencoder | None = None, **settings: Any) -> Scorer:
+    return fit_ocnn(images, _required(autoencoder, "OCNN"), **settings)
 
 
-def _occnn(
-    images: Tensor,
-    *,
-    seed: int,
-    device: torch.device | str = "cpu",
-    autoencoder: ConvAutoencoder | None = None,
-    progress: bool = True,
-) -> Scorer:
-    return fit_occnn(images, autoencoder, seed=seed, device=device, progress=progress)
+def _occnn(images: Tensor, *, autoencoder: ConvAutoencoder | None = None, **settings: Any) -> Scorer:
+    return fit_occnn(images, autoencoder, **settings)
 
 
-def _deep_svdd(images: Tensor, *, seed: int, device: torch.device | str = "cpu", progress: bool = True, **_: Any) -> Scorer:
-    return fit_deep_svdd(images, seed=seed, device=device, progress=progress)
+def _deep_svdd(images: Tensor, *, autoencoder: Any = None, **settings: Any) -> Scorer:
+    return fit_deep_svdd(images, **settings)
 
 
-# name -> f(training images, seed=, device=, autoencoder=, progress=) -> Scorer, in the order of the paper's tables
+# name -> f(training images, seed=, device=, autoencoder=, progress=, settings of its fit_*) -> Scorer, in the paper's order
 BASELINES: dict[str, Callable[..., Scorer]] = {
     "OCSVM": _ocsvm, "OCNN": _ocnn, "OCCNN": _occnn, "SVDD": _svdd, "DeepSVDD": _deep_svdd,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The seven steps of one run, each trained once and found again: what the notebooks and the batch call."""
+"""CLAD's stages on one split, each trained once and found again: what the notebooks, the methods and the batch call."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from clad_lib import clustering, embedding, runs, scoring
+from clad_lib import clustering, embedding, runs
 from clad_lib.config import Config, as_dict
-from clad_lib.evaluation import evaluate
 from clad_lib.models import ConvAutoencoder, ResNet18, channel_statistics
 from clad_lib.scenarios import Split, load_split, split_key
 from clad_lib.training import device_of, epochs_for, fit, infer, pick_device, precision, seeded
-
-METHODS = ("ODIN", "MSP")
 
 
 @dataclass(frozen=True)
@@ -34,11 +30,6 @@ class Study:
     run: runs.Run
     device: torch.device
     progress: bool = True
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The names of the scoring methods that a run may hold."""
-        return METHODS
 
     @property
     def folder(self) -> Path:
@@ -59,14 +50,6 @@ class Clusters(NamedTuple):
     churn: np.ndarray
     entropy: np.ndarray
     source: str
-
-
-class Scores(NamedTuple):
-    """Anomaly scores of the calibration and the test images, (n,) and (m,), and the metrics of the test."""
-
-    calibration: np.ndarray
-    test: np.ndarray
-    metrics: dict[str, Any]
 
 
 def open_study(config: Config, *, runs_root: str | Path = "runs", device: str = "auto", progress: bool = True) -> Study:
@@ -141,73 +124,30 @@ def classifier(study: Study, *, make: bool = True) -> tuple[ResNet18, np.ndarray
     if make and not study.run.has("classifier"):
         labels = torch.from_numpy(clusters(study, make=False).labels)
         with study.run.writing("classifier") as folder, seeded(study.config.seed):
-            model, losses, shape = train_classifier(study, labels)
+            model, losses, shape = train_classifier(study, study.split.train, labels)
             runs.save_model(folder, model, **shape)
             runs.save_arrays(folder, losses=losses)
     folder = study.run.find("classifier")
     return _load(ResNet18, folder, study), runs.load_arrays(folder)["losses"]
 
 
-def train_classifier(study: Study, labels: Tensor) -> tuple[ResNet18, np.ndarray, dict[str, Any]]:
-    """A new ResNet-18 fitted to pseudo-labels (N,) by cross-entropy; with its losses and its shape."""
-    config, images = study.config, study.split.train
+def train_classifier(
+    study: Study, images: Tensor, labels: Tensor, *, epochs: int | None = None, title: str = "classifier"
+) -> tuple[ResNet18, np.ndarray, dict[str, Any]]:
+    """A new ResNet-18 fitted to images (N, C, S, S) and pseudo-labels (N,) by cross-entropy; its losses and its shape.
+
+    `epochs` other than the configuration's make half of its least number of steps.
+    """
+    config, steps = study.config, study.config.min_steps if epochs is None else study.config.min_steps // 2
     shape: dict[str, Any] = dict(channels=images.shape[1], size=images.shape[2], classes=int(labels.max()) + 1, stem=config.stem)
     mean, std = statistics(study)
     model = ResNet18(**shape, mean=mean, std=std).to(study.device)
+    rounds = epochs_for(len(images), epochs=epochs or config.clf_epochs, batch_size=config.clf_batch, min_steps=steps)
     losses = fit(
-        model, _classification_loss, images, labels,
-        epochs=_epochs(study, config.clf_epochs, config.clf_batch), batch_size=config.clf_batch, lr=config.clf_lr,
-        seed=config.seed, schedule=config.clf_schedule, title="classifier", progress=study.progress,
+        model, _classification_loss, images, labels, epochs=rounds, batch_size=config.clf_batch, lr=config.clf_lr,
+        seed=config.seed, schedule=config.clf_schedule, title=title, progress=study.progress,
     )  # fmt: skip
     return model, losses, shape
-
-
-def scores(study: Study, method: str = "ODIN", *, make: bool = True) -> Scores:
-    """Stage 4: anomaly scores of calibration and test images by `method`, ODIN or MSP, and the test metrics."""
-    if make and not study.run.has(method):
-        model, _ = classifier(study, make=False)
-        with study.run.writing(method) as folder:
-            parts = {name: _score(study, model, method, getattr(study.split, name)) for name in ("calibration", "test")}
-            table = scores_table(study.split, parts["calibration"], parts["test"])
-            runs.save_scores(folder, table, _metrics(study, parts["test"]))
-    return load_scores(study.run.find(method))
-
-
-def _score(study: Study, model: ResNet18, method: str, images: Tensor) -> np.ndarray:
-    if method == "MSP":
-        return scoring.msp(infer(model, images, batch_size=256, bf16=True)).numpy()
-    config = study.config
-    return scoring.odin(
-        model, images, temperature=config.temperature, epsilon=config.epsilon, published_factor=config.odin_factor
-    ).numpy()  # fmt: skip
-
-
-def _metrics(study: Study, test_scores: np.ndarray) -> dict[str, Any]:
-    measured = evaluate(test_scores, study.split.answers.test_anomaly)._asdict()
-    counts = {"train": len(study.split.train), "calibration": len(study.split.calibration), "test": len(test_scores)}
-    return measured | {"images": counts, "peak_memory_mb": runs.peak_memory_mb()}
-
-
-def scores_table(split: Split, calibration: np.ndarray, test: np.ndarray) -> pd.DataFrame:
-    """The one schema of all methods: split, index, hidden_class, anomaly, score; one row an image."""
-    answers = split.answers
-    quiet = np.zeros(len(calibration), dtype=bool)
-    return pd.DataFrame({
-        "split": ["calibration"] * len(calibration) + ["test"] * len(test),
-        "index": np.concatenate([split.calibration_index, split.test_index]),
-        "hidden_class": np.concatenate([answers.calibration_class, answers.test_class]),
-        "anomaly": np.concatenate([quiet, answers.test_anomaly]),
-        "score": np.concatenate([calibration, test]),
-    })  # fmt: skip
-
-
-def load_scores(folder: Path) -> Scores:
-    """Scores and metrics of a finished method folder."""
-    table = pd.read_parquet(folder / "scores.parquet")
-    parts = {name: group["score"].to_numpy() for name, group in table.groupby("split")}
-    empty = np.zeros(0)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return Scores(parts.get("calibration", empty), parts.get("test", empty), metrics)
 
 
 def latent_map(study: Study, *, limit: int = 5000, make: bool = True) -> tuple[embedding.Embedding, np.ndarray]:

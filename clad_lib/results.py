@@ -8,8 +8,11 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
-COLUMNS = ("dataset", "scenario", "method", "profile", "protocol", "seed", "auroc", "aupr_anomaly", "aupr_normal", "fpr95",
-           "seconds", "peak_memory_mb", "train", "test", "commit", "machine", "folder")  # fmt: skip
+COLUMNS = (
+    "dataset", "scenario", "method", "profile", "protocol", "seed", "auroc", "auroc_low", "auroc_high",
+    "aupr_anomaly", "aupr_normal", "fpr95", "f1", "false_alarm_rate", "alpha", "guarantee", "seconds",
+    "peak_memory_mb", "train", "test", "commit", "machine", "folder",
+)  # fmt: skip
 
 
 def collect(runs: str | Path) -> pd.DataFrame:
@@ -24,11 +27,15 @@ def _row(path: Path) -> dict | None:
     except (OSError, ValueError):
         return None  # a folder that another process is just replacing
     config = record["config"]
-    known = {name: config[name] for name in ("dataset", "scenario", "profile", "protocol", "seed")}
+    known = {name: config[name] for name in ("dataset", "scenario", "profile", "seed")}
     images = metrics.get("images", {})
+    metrics |= {name: metrics.get("threshold", {}).get(name) for name in ("alpha", "guarantee")}
+    metrics["false_alarm_rate"] = (metrics.get("confusion") or {}).get("false_alarm_rate")
+    machine = record["machine"]
     return known | {name: metrics.get(name) for name in COLUMNS if name in metrics} | {
-        "method": record["stage"], "seconds": record["seconds"], "commit": record["commit"],
-        "machine": f"{record['machine']['cpu']}, {record['machine']['cores']} cores, GPU {record['machine']['gpu']}",
+        "protocol": record.get("protocol", config["protocol"]), "method": record["stage"],
+        "seconds": record["seconds"], "commit": record["commit"],
+        "machine": f"{machine['cpu']}, {machine['cores']} cores, GPU {machine['gpu']}",
         "train": images.get("train"), "test": images.get("test"), "folder": str(path.parent),
     }  # fmt: skip
 

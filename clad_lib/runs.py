@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from clad_lib.config import Config, as_dict
+from clad_lib.config import Config, Protocol, as_dict
 
 
 class RunError(RuntimeError):
@@ -44,9 +44,14 @@ class Stage(NamedTuple):
     before: str | None
     notebook: str
     version: int = 1
+    protocol: Protocol | None = None  # of its result, where it is not the configuration's
 
 
 COMMON = ("dataset", "scenario", "calibration", "max_train", "max_test", "min_steps", "hidden_statistics")
+_METRICS = ("flip_auroc", "best_f1")
+_ODIN = ("temperature", "epsilon", "odin_factor")
+_FOLDS = ("folds", "withheld", "fold_epochs")
+_DEEP = ("deep_pretraining", "deep_training", "deep_min_steps", "deep_objective")
 _DEC = ("clusters", "kmeans_inits", "dec_epochs", "dec_lr", "dec_batch", "dec_tolerance", "batch_target")
 
 STAGES: dict[str, Stage] = {
@@ -58,8 +63,19 @@ STAGES: dict[str, Stage] = {
         Stage("clusters", _DEC, "autoencoder", "03_self_labelling"),
         Stage("classifier", ("stem", "clf_epochs", "clf_lr", "clf_batch", "clf_schedule"), "clusters",
               "04_classifier"),
-        Stage("ODIN", ("temperature", "epsilon", "odin_factor"), "classifier", "05_odin_scoring"),
-        Stage("MSP", (), "classifier", "05_odin_scoring"),
+        Stage("outputs", (), "classifier", "05_odin_scoring"),
+        Stage("one_pass", (), "outputs", "05_odin_scoring"),
+        Stage("simulations", _FOLDS, "clusters", "05_odin_scoring"),
+        Stage("ODIN", (*_ODIN, *_METRICS), "classifier", "05_odin_scoring"),
+        *(Stage(name, _METRICS, "one_pass", "05_odin_scoring")
+          for name in ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM", "RankAverage")),
+        Stage("Selected", (*_FOLDS, *_METRICS), "one_pass", "05_odin_scoring"),
+        Stage("Oracle", _METRICS, "one_pass", "05_odin_scoring", protocol="oracle"),
+        Stage("OCSVM", ("nu", *_METRICS), None, "06_baselines"),
+        Stage("OCNN", ("nu", "ocnn_epochs", *_METRICS), "autoencoder", "06_baselines"),
+        Stage("OCCNN", ("occnn_steps", *_METRICS), "autoencoder", "06_baselines"),
+        Stage("SVDD", ("nu", "hard_svdd", *_METRICS), None, "06_baselines"),
+        Stage("DeepSVDD", ("nu", *_DEEP, *_METRICS), None, "06_baselines"),
     )
 }  # fmt: skip
 
@@ -115,7 +131,9 @@ class Run:
             yield draft
             settings = stage_settings(STAGES[name], self.config) | {"data": self.data}
             seconds = round(time.perf_counter() - started, 2)
-            record = {"stage": name, "config": as_dict(self.config), "settings": settings, "seconds": seconds} | stamp()
+            protocol = None if self.config.defects else STAGES[name].protocol
+            record = {"stage": name, "config": as_dict(self.config), "protocol": protocol or self.config.protocol,
+                      "settings": settings, "seconds": seconds} | stamp()  # fmt: skip
             (draft / "config.json").write_text(json.dumps(record, indent=1))
 
 

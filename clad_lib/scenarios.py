@@ -63,7 +63,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Split:
-    """train and calibration: normal images; test: normal and anomalous. uint8 (N, C, H, W); *_index: rows of the data."""
+    """train and calibration: normal images; test: normal and anomalous. uint8 (N, C, H, W); *_index: rows of the data.
+
+    Calibration images of one track are frames of one object, hence not independent of each other.
+    """
 
     scenario: Scenario
     train: Tensor
@@ -74,6 +77,7 @@ class Split:
     train_index: np.ndarray
     calibration_index: np.ndarray
     test_index: np.ndarray
+    calibration_tracks: np.ndarray
 
 
 def get_scenario(dataset: str, name: str, *, class_names: Sequence[str] | None = None) -> Scenario:
@@ -136,7 +140,7 @@ def make_split(
     aside = _at_most(aside, max_train, random)
     answers = Answers(train.labels[kept], train.labels[aside], test.labels[rows], anomaly[rows])
     return Split(scenario, _take(train, kept), _take(train, aside), _take(test, rows), answers, train.class_names,
-                 kept, aside, rows)  # fmt: skip
+                 kept, aside, rows, train.tracks[aside])  # fmt: skip
 
 
 def load_split(config: Config) -> Split:

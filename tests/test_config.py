@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from clad_lib.config import PUBLISHED, as_dict, differing_fields, make_config
+from clad_lib.config import as_dict, differing_fields, make_config
+from clad_lib.published import PUBLISHED
 
 
 def test_paper_profile_takes_the_published_values_of_its_scenario():

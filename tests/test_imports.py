@@ -14,9 +14,10 @@ MODULES = {
     if path.name != "__init__.py"
 }
 LAYERS = [
-    {"config", "class_names", "sources", "data", "scenarios", "models", "training", "evaluation", "curves", "bands", "runs"},
+    {"config", "published", "class_names", "sources", "data", "scenarios", "models", "training", "evaluation", "curves"}
+    | {"bands", "runs"},
     {"clustering", "scoring", "baselines", "deep_svdd", "kernel_baselines", "calibration", "embedding", "preflight"},
-    {"plots", "pipeline", "results"},
+    {"plots", "pipeline", "selection", "measure", "methods", "results"},
     {"headless", "widgets", "detector", "batch", "__main__"},
 ]
 
