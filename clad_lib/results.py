@@ -58,10 +58,28 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         FROM results GROUP BY ALL ORDER BY dataset, scenario, profile, auroc DESC""")  # fmt: skip
 
 
+def committed() -> pd.DataFrame:
+    """The measurements that come with the project, results/measured.csv: a command and the columns COLUMNS but folder."""
+    return pd.read_csv(_project_file("measured.csv"), dtype={"scenario": str})
+
+
+def _project_file(name: str) -> Path:
+    return Path(__file__).resolve().parents[1] / "results" / name
+
+
+def wide(frame: pd.DataFrame, *, profile: str = "fast") -> pd.DataFrame:
+    """AUROC in percent, one row a scenario and one column a method: mean, and sample deviation where seeds are several."""
+    means = summary(frame[frame.profile == profile])
+    spread = means.spread.map(lambda value: "" if pd.isna(value) else f" ± {100 * value:.1f}")
+    means["cell"] = (100 * means.auroc).map("{:.1f}".format) + spread
+    means["row"] = means.dataset + " " + means.scenario
+    table = means.pivot_table(index="row", columns="method", values="cell", aggfunc="first", sort=False)
+    return table.rename_axis(None, axis=1).rename_axis("normal").reset_index()
+
+
 def paper_results() -> pd.DataFrame:
     """The paper's AUROC, in [0, 1]: columns dataset, scenario, method, paper (tables 1 to 4)."""
-    path = Path(__file__).resolve().parents[1] / "results" / "paper.csv"
-    table = pd.read_csv(path, dtype={"normal": str}).rename(columns={"normal": "scenario"})
+    table = pd.read_csv(_project_file("paper.csv"), dtype={"normal": str}).rename(columns={"normal": "scenario"})
     return table.assign(paper=table.auroc / 100)[["dataset", "scenario", "method", "paper"]]
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"config", "published", "class_names", "sources", "data", "scenarios", "models", "training", "evaluation", "curves"}
     | {"bands", "runs"},
     {"clustering", "scoring", "baselines", "deep_svdd", "kernel_baselines", "calibration", "embedding", "preflight"},
-    {"plots", "pipeline", "selection", "measure", "methods", "results"},
+    {"plots", "pipeline", "selection", "measure", "methods", "ablation", "results"},
     {"headless", "widgets", "detector", "batch", "__main__"},
 ]
 
