@@ -8,8 +8,10 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
+from clad_lib.config import make_config
+
 COLUMNS = (
-    "dataset", "scenario", "method", "profile", "protocol", "seed", "auroc", "auroc_low", "auroc_high",
+    "dataset", "scenario", "method", "profile", "settings", "protocol", "seed", "auroc", "auroc_low", "auroc_high",
     "aupr_anomaly", "aupr_normal", "fpr95", "f1", "false_alarm_rate", "alpha", "guarantee", "seconds",
     "peak_memory_mb", "train", "test", "commit", "machine", "folder",
 )  # fmt: skip
@@ -33,11 +35,19 @@ def _row(path: Path) -> dict | None:
     metrics["false_alarm_rate"] = (metrics.get("confusion") or {}).get("false_alarm_rate")
     machine = record["machine"]
     return known | {name: metrics.get(name) for name in COLUMNS if name in metrics} | {
-        "protocol": record.get("protocol", config["protocol"]), "method": record["stage"],
+        "protocol": record.get("protocol", config["protocol"]), "method": record["stage"], "settings": _settings(record),
         "seconds": record["seconds"], "commit": record["commit"],
         "machine": f"{machine['cpu']}, {machine['cores']} cores, GPU {machine['gpu']}",
         "train": images.get("train"), "test": images.get("test"), "folder": str(path.parent),
     }  # fmt: skip
+
+
+def _settings(record: dict) -> str:
+    """What a result depends on and its profile would not have set: `clusters=4, latent=20`; empty for the plain profile."""
+    config = record["config"]
+    plain = make_config(config["dataset"], config["scenario"], profile=config["profile"], seed=config["seed"])
+    differ = {name: value for name, value in record["settings"].items() if getattr(plain, name, value) != value}
+    return ", ".join(f"{name}={value}" for name, value in sorted(differ.items()))
 
 
 def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
@@ -51,16 +61,16 @@ def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and sample standard deviation over seeds for each scenario, method, profile and protocol."""
+    """Mean and sample standard deviation over seeds for each scenario, method, profile, other settings and protocol."""
     return query(frame, """
-        SELECT dataset, scenario, method, profile, protocol, count(DISTINCT seed) AS seeds, avg(auroc) AS auroc,
+        SELECT dataset, scenario, method, profile, settings, protocol, count(DISTINCT seed) AS seeds, avg(auroc) AS auroc,
                stddev_samp(auroc) AS spread, avg(aupr_anomaly) AS aupr, avg(fpr95) AS fpr95, avg(seconds) AS seconds
-        FROM results GROUP BY ALL ORDER BY dataset, scenario, profile, auroc DESC""")  # fmt: skip
+        FROM results GROUP BY ALL ORDER BY dataset, scenario, profile, settings, auroc DESC""")  # fmt: skip
 
 
 def committed() -> pd.DataFrame:
     """The measurements that come with the project, results/measured.csv: a command and the columns COLUMNS but folder."""
-    return pd.read_csv(_project_file("measured.csv"), dtype={"scenario": str})
+    return pd.read_csv(_project_file("measured.csv"), dtype={"scenario": str}).fillna({"settings": ""})
 
 
 def _project_file(name: str) -> Path:
@@ -68,13 +78,21 @@ def _project_file(name: str) -> Path:
 
 
 def wide(frame: pd.DataFrame, *, profile: str = "fast") -> pd.DataFrame:
-    """AUROC in percent, one row a scenario and one column a method: mean, and sample deviation where seeds are several."""
-    means = summary(frame[frame.profile == profile])
+    """AUROC in percent, one row a method and one column a scenario: mean, and sample deviation where seeds are several.
+
+    Only runs with nothing but the profile's settings count. The best mean is marked with an asterisk; Oracle never is.
+    """
+    means = _plain(frame, profile)
     spread = means.spread.map(lambda value: "" if pd.isna(value) else f" ± {100 * value:.1f}")
-    means["cell"] = (100 * means.auroc).map("{:.1f}".format) + spread
-    means["row"] = means.dataset + " " + means.scenario
-    table = means.pivot_table(index="row", columns="method", values="cell", aggfunc="first", sort=False)
-    return table.rename_axis(None, axis=1).rename_axis("normal").reset_index()
+    place = means.dataset + " " + means.scenario
+    best = means[means.protocol == "clean"].groupby(place).auroc.transform("max").reindex(means.index) == means.auroc
+    means["cell"] = (100 * means.auroc).map("{:.1f}".format) + spread + best.map({True: " *", False: ""})
+    table = means.assign(place=place).pivot_table(index="method", columns="place", values="cell", aggfunc="first", sort=False)
+    return table.rename_axis(None, axis=1).reset_index()
+
+
+def _plain(frame: pd.DataFrame, profile: str) -> pd.DataFrame:
+    return summary(frame[(frame.profile == profile) & (frame.settings.fillna("") == "")])
 
 
 def paper_results() -> pd.DataFrame:
@@ -85,7 +103,7 @@ def paper_results() -> pd.DataFrame:
 
 def beside_paper(frame: pd.DataFrame, *, profile: str = "fast") -> pd.DataFrame:
     """Columns scenario, method, auroc, low, high, paper for one profile; CLAD stands for our ODIN."""
-    means = summary(frame[frame.profile == profile])
+    means = _plain(frame, profile)
     means["method"] = means.method.replace({"ODIN": "CLAD", "MSP": "CLAD, MSP score"})
     joined = means.merge(paper_results(), how="left", on=["dataset", "scenario", "method"])
     spread = joined.spread.fillna(0)
