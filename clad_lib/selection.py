@@ -63,10 +63,13 @@ def simulate(study: pipeline.Study) -> pd.DataFrame:
     """AUROC of each score against withheld pseudo-classes, from training images alone: one row a fold and setting.
 
     Each fold trains a short classifier without the withheld pseudo-classes. Columns fold, score, temperature, epsilon,
-    auroc. Nothing here reads calibration images, test images or hidden classes.
+    auroc. Nothing here reads calibration images, test images or hidden classes. With fewer than three pseudo-classes none
+    can be withheld: the one row is then ODIN with the configured settings, its auroc NaN.
     """
     labels = pipeline.clusters(study, make=False).labels
     config, tables = study.config, []
+    if len(np.unique(labels)) < 3:
+        return pd.DataFrame([(0, "ODIN", config.temperature, config.epsilon, np.nan)], columns=list(COLUMNS))
     for number, fold in enumerate(withheld_folds(labels, folds=config.folds, share=config.withheld, seed=config.seed)):
         with seeded(config.seed + number):
             tables.append(_simulate_fold(study, labels, fold).assign(fold=number))
@@ -97,11 +100,14 @@ def rate_grid(grid: np.ndarray, plain: dict[str, np.ndarray], anomaly: np.ndarra
 
 
 def choose(table: pd.DataFrame) -> Choice:
-    """The setting with the largest mean AUROC over folds; of equal ones the first. ValueError for an empty table."""
+    """The setting with the largest mean AUROC over folds; of equal ones, or where none is known, the first.
+
+    ValueError for an empty table.
+    """
     if table.empty:
         raise ValueError("got no simulated results: expected at least one fold; raise the setting `folds`")
     means = table.groupby(["score", "temperature", "epsilon"], sort=False, dropna=False).auroc.mean()
-    score, temperature, epsilon = means.idxmax()
+    score, temperature, epsilon = means.index[int(np.argmax(means.fillna(-1)))]
     return Choice(str(score), float(temperature), float(epsilon), float(means.max()))
 
 

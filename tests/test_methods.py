@@ -163,6 +163,14 @@ def test_too_few_pseudo_classes_are_refused():
         selection.withheld_folds(np.arange(20) % 2, folds=2, share=0.3, seed=0)
 
 
+def test_with_two_clusters_nothing_is_withheld_and_the_configured_odin_is_used(tmp_path):
+    study = pipeline.open_study(make_config(profile="smoke", clusters=2), runs_root=tmp_path, device="cpu", progress=False)
+    methods.prepare(study, "Selected")
+    selected = methods.scores(study, "Selected")
+    assert selected.metrics["choice"] == {"score": "ODIN", "temperature": 1000, "epsilon": 0.0014, "auroc": None}
+    assert np.array_equal(selected.test, methods.scores(study, "ODIN").test)
+
+
 def test_the_choice_is_the_best_mean_over_folds_by_hand():
     table = pd.DataFrame({
         "fold": [0, 0, 0, 1, 1, 1], "score": ["ODIN", "ODIN", "KNN"] * 2, "temperature": [1, 1000, np.nan] * 2,
