@@ -83,10 +83,10 @@ def wide(frame: pd.DataFrame, *, profile: str = "fast") -> pd.DataFrame:
     Only runs with nothing but the profile's settings count. The best mean is marked with an asterisk; Oracle never is.
     """
     means = _plain(frame, profile)
-    spread = means.spread.map(lambda value: "" if pd.isna(value) else f" ± {100 * value:.1f}")
+    spread = means.spread.map(lambda value: "" if pd.isna(value) else f"±{100 * value:.1f}")
     place = means.dataset + " " + means.scenario
     best = means[means.protocol == "clean"].groupby(place).auroc.transform("max").reindex(means.index) == means.auroc
-    means["cell"] = (100 * means.auroc).map("{:.1f}".format) + spread + best.map({True: " *", False: ""})
+    means["cell"] = (100 * means.auroc).map("{:.1f}".format) + spread + best.map({True: "*", False: ""})
     table = means.assign(place=place).pivot_table(index="method", columns="place", values="cell", aggfunc="first", sort=False)
     return table.rename_axis(None, axis=1).reset_index()
 
@@ -105,6 +105,9 @@ def beside_paper(frame: pd.DataFrame, *, profile: str = "fast") -> pd.DataFrame:
     """Columns scenario, method, auroc, low, high, paper for one profile; CLAD stands for our ODIN."""
     means = _plain(frame, profile)
     means["method"] = means.method.replace({"ODIN": "CLAD", "MSP": "CLAD, MSP score"})
+    first = ["CLAD", "CLAD, MSP score", "OCSVM", "OCNN", "OCCNN", "SVDD", "DeepSVDD"]
+    place = means.method.map({name: number for number, name in enumerate(first)}).fillna(len(first))
+    means = means.assign(place=place).sort_values(["dataset", "scenario", "place"])
     joined = means.merge(paper_results(), how="left", on=["dataset", "scenario", "method"])
     spread = joined.spread.fillna(0)
     return pd.DataFrame({
