@@ -70,7 +70,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 def committed() -> pd.DataFrame:
     """The measurements that come with the project, results/measured.csv: a command and the columns COLUMNS but folder."""
-    return pd.read_csv(_project_file("measured.csv"), dtype={"scenario": str}).fillna({"settings": ""})
+    return pd.read_csv(_project_file("measured.csv"), dtype={"scenario": str, "settings": str}).fillna({"settings": ""})
 
 
 def _project_file(name: str) -> Path:
