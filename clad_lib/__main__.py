@@ -34,7 +34,7 @@ def study(
     scenario: Scenario = "CUR",
     profile: Profile = "fast",
     seed: Seed = 0,
-    notebooks: Annotated[str, typer.Option(help="some of them, by number: 02,03")] = "",
+    notebooks: Annotated[str, typer.Option(help="some of them, by number: 02,03; or all, with the long 07")] = "",
     device: Device = "auto",
     runs: Runs = Path("runs"),
     settings: Settings = None,
@@ -96,7 +96,7 @@ def notebooks(only: Annotated[str, typer.Option(help="some of them, by number: 0
 
     from clad_lib import headless
 
-    chosen = headless.choose_notebooks([name.strip() for name in only.split(",") if name.strip()])
+    chosen = headless.choose_notebooks([name.strip() for name in only.split(",") if name.strip()] or ["all"])
     figures = headless.notebook_folder().parent / "figures"
     figures.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -123,6 +123,7 @@ def _parse(settings: list[str]) -> dict[str, Any]:
 
 
 def _report(opened: Any, executed: list[Path], pictures: list[Path]) -> None:
+    from clad_lib.headless import LONG
     from clad_lib.methods import METHODS
 
     _table(opened, METHODS)
@@ -132,6 +133,8 @@ def _report(opened: Any, executed: list[Path], pictures: list[Path]) -> None:
         typer.echo("no Chrome or Chromium was found: the pictures are HTML only")
     if executed:
         typer.echo(f"executed notebooks: {executed[0].parent}")
+        left = [name for name in LONG if name not in {path.stem for path in executed}]
+        typer.echo(f"not executed, because it trains many times: {left[0]} (add --notebooks {left[0][:2]})") if left else None
 
 
 def _table(opened: Any, names: Sequence[str]) -> None:

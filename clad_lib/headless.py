@@ -22,6 +22,7 @@ from tqdm import tqdm
 from clad_lib import plots
 
 PLOTLY = "application/vnd.plotly.v1+json"
+LONG = ("07_ablations",)  # trains again for each setting: only when it is asked for
 STOPPED = (PapermillExecutionError, DeadKernelError, CellTimeoutError)
 
 
@@ -51,10 +52,13 @@ def notebook_folder() -> Path:
 
 
 def choose_notebooks(wanted: Sequence[str] = ()) -> list[Path]:
-    """The notebooks in order, or those whose number or name is `wanted`; NotebookError lists the known ones."""
+    """Those whose number or name is `wanted`, in order; with none, all but LONG. NotebookError lists the known ones.
+
+    `all` stands for every notebook.
+    """
     known = sorted(notebook_folder().glob("[0-9][0-9]_*.ipynb"))
-    if not wanted:
-        return known
+    if not wanted or list(wanted) == ["all"]:
+        return [path for path in known if wanted or path.stem not in LONG]
     chosen = {name: [path for path in known if name in (path.stem, path.stem[:2])] for name in wanted}
     if missing := [name for name, found in chosen.items() if not found]:
         raise NotebookError(f"unknown notebook {missing[0]!r}: expected one of {', '.join(p.stem for p in known)}")

@@ -12,6 +12,7 @@ import pytest
 
 from clad_lib import __main__ as command
 from clad_lib import headless
+from clad_lib.methods import METHODS
 
 SMOKE = ["--profile", "smoke", "--device", "cpu", "--set", "clusters=4"]
 
@@ -31,17 +32,19 @@ def chain(tmp_path_factory):
 def test_the_whole_chain_runs_and_prints_the_table(chain):
     root, done = chain
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.startswith(("ODIN", "MSP"))}
+    lines = [line.replace(" (oracle)", "").split() for line in done.stdout.splitlines()]
+    rows = {line[0]: float(line[1]) for line in lines if line and line[0] in METHODS}
     stored = {path.parts[-3].partition("-")[0]: json.loads(path.read_text()) for path in root.rglob("metrics.json")}
-    assert {name: float(row[0]) for name, row in rows.items()} == {
-        name: round(100 * metrics["auroc"], 1) for name, metrics in stored.items()
-    }
+    assert set(rows) == set(METHODS)
+    assert rows == {name: round(100 * metrics["auroc"], 1) for name, metrics in stored.items()}
 
 
 def test_every_executed_notebook_is_kept(chain):
     root, _ = chain
     kept = sorted(path.name for path in root.rglob("notebooks/*.ipynb"))
     assert kept == [path.name for path in headless.choose_notebooks()]
+    assert "07_ablations" in chain[1].stdout  # said not to be executed, and how to
+    assert len(headless.choose_notebooks(["all"])) == len(kept) + len(headless.LONG)
 
 
 def test_every_picture_has_a_title_named_axes_and_a_page_of_its_own(chain):
@@ -66,6 +69,14 @@ def test_one_notebook_with_another_temperature_trains_nothing(chain):
     done = clad("study", *SMOKE, "--runs", root, "--set", "temperature=1", "--notebooks", "05")
     assert done.returncode == 0, done.stderr[-2000:]
     assert {path: path.stat().st_mtime_ns for path in root.rglob("model.safetensors")} == before
+
+
+def test_the_long_notebook_runs_when_it_is_asked_for(chain):
+    root, _ = chain
+    done = clad("study", *SMOKE, "--runs", root, "--notebooks", "07")
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = headless.pictures_of(next(root.rglob("notebooks/07_ablations.ipynb")))
+    assert [figure["data"][0]["type"] for _, figure in figures] == ["scatter", "scatter", "waterfall", "table"]
 
 
 def test_a_later_notebook_alone_names_the_one_before(tmp_path):
