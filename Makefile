@@ -1,6 +1,6 @@
 # The commands people type. `make setup` runs by itself when one of them needs it.
 .DEFAULT_GOAL := help
-.PHONY: help setup study lab test test-slow lint notebooks bench clean
+.PHONY: help setup study batch figures lab test test-slow lint notebooks bench clean
 
 UV = $(shell command -v uv || echo .tools/bin/uv)
 PY = .venv/bin/python
@@ -22,6 +22,12 @@ setup: .venv/.ready  ## prepare the environment in .venv
 
 study: setup  ## the whole study on the embedded data set: pictures, executed notebooks, table
 	$(PY) -m clad_lib study
+
+batch: setup  ## a grid of runs: make batch STUDY=studies/paper.toml
+	$(PY) -m clad_lib batch $(or $(STUDY),studies/smoke.toml)
+
+figures: setup  ## the README's tables again, from results/measured.csv alone
+	$(PY) -m clad_lib figures
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks/01_scenarios.ipynb

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clad_lib.config import Config, make_config
+from clad_lib.config import make_config
 
 INTERRUPTED = 130  # how Typer reports ctrl-C
 
@@ -45,22 +45,10 @@ def study(
     config = make_config(dataset, scenario, profile=profile, seed=seed, **_parse(settings or []))
     chosen = headless.choose_notebooks([name.strip() for name in notebooks.split(",") if name.strip()])
     opened = pipeline.open_study(config, runs_root=runs.resolve(), device=device)  # fails early, before any kernel
-    parameters = notebook_parameters(config, runs, device)
+    parameters = headless.notebook_parameters(config, runs, device)
     executed = headless.execute_all(chosen, parameters, opened.folder / "notebooks")
     pictures = headless.write_pictures(executed, opened.folder / "pictures")
     _report(opened, executed, pictures)
-
-
-def notebook_parameters(config: Config, runs: Path, device: str) -> dict[str, Any]:
-    """What papermill puts into the parameters cell; `overrides` holds what differs from the profile."""
-    from clad_lib.config import differing_fields
-
-    plain = make_config(config.dataset, config.scenario, profile=config.profile, seed=config.seed)
-    overrides = {name: pair[0] for name, pair in differing_fields(config, plain).items()}
-    return {
-        "dataset": config.dataset, "scenario": config.scenario, "profile": config.profile, "seed": config.seed,
-        "device": device, "runs": str(runs.resolve()), "overrides": overrides,
-    }  # fmt: skip
 
 
 @app.command()
@@ -87,6 +75,87 @@ def run(
         known.prepare(opened, name)
         known.scores(opened, name)
     _table(opened, wanted)
+
+
+@app.command()
+def batch(
+    study: Annotated[Path, typer.Argument(help="a TOML file, such as studies/smoke.toml")],
+    workers: Annotated[int, typer.Option(min=0, help="processes on this machine; 0: one a core, or one a GPU")] = 0,
+    scheduler: Annotated[str, typer.Option(help="address of a running Dask scheduler, tcp://host:8786")] = "",
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    dry_run: Annotated[bool, typer.Option(help="print the jobs, what is done, and an estimate of the time left")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="run jobs again that failed before")] = False,
+) -> None:
+    """Execute a whole study with papermill on Dask; what is done is found again, so the same command resumes."""
+    from clad_lib import batch as engine
+    from clad_lib import jobs
+    from clad_lib.studies import read_study
+    from clad_lib.training import pick_device
+
+    found = read_study(study)
+    if not scheduler:
+        pick_device(device)
+    planned = jobs.plan(found.configs, found.methods, runs.resolve())
+    workers = workers or engine.default_workers(device)
+    if dry_run:
+        _plan(planned, workers)
+        return
+    report = engine.run_batch(
+        planned, name=found.name, workers=workers, scheduler=scheduler, device=device, retry_failed=retry_failed
+    )
+    counts = {status: report.count(status) for status in ("done", "failed", "blocked")}
+    typer.echo(
+        f"{found.title}: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + f" in {report.seconds:.0f} s"
+    )
+    for job in planned:
+        if report.outcomes[job.key].status == "failed":
+            typer.echo(f"failed: {job.title}: {report.outcomes[job.key].error}\n  {job.failure}")
+    if counts["failed"] or counts["blocked"]:
+        typer.echo("look at the notebooks in those folders, then give the command again with --retry-failed")
+        raise typer.Exit(1)
+
+
+def _plan(planned: Sequence[Any], workers: int) -> None:
+    from clad_lib import batch as engine
+    from clad_lib import jobs
+
+    states = {job.key: "done" if jobs.is_done(job) else "failed" if job.failure.is_dir() else "to do" for job in planned}
+    for job in planned:
+        typer.echo(f"{states[job.key]:<7} {job.title}")
+    left = [job for job in planned if states[job.key] != "done"]
+    seconds = engine.time_left(left, engine.seconds_by_kind(planned[0].run.root / "batches"), workers)
+    about = "nothing of this kind has finished yet: no estimate" if seconds is None else f"about {seconds / 60:.1f} minutes"
+    typer.echo(
+        f"{len(planned)} jobs, {len(planned) - len(left)} done, {len(left)} left; {workers} workers: {about if left else 'nothing to do'}"
+    )
+
+
+@app.command()
+def results(
+    sql: Annotated[str, typer.Argument(help="a question to the view `results`; empty: the ready table")] = "",
+    runs: Runs = Path("runs"),
+    as_: Annotated[str, typer.Option("--format", help="text, markdown or csv")] = "text",
+) -> None:
+    """The finished runs as a table: SELECT what you like, or per scenario and method beside the paper."""
+    from clad_lib import results as tables_of
+    from clad_lib import tables
+
+    frame = tables_of.collect(runs)
+    if frame.empty:
+        raise ValueError(
+            f"no finished run in {runs}: start with `python -m clad_lib batch studies/smoke.toml`, or name a folder with --runs"
+        )
+    typer.echo(tables.formatted(tables_of.query(frame, sql) if sql else tables.ready(frame), as_))
+
+
+@app.command()
+def figures() -> None:
+    """Rebuild the README's tables and figures/ from results/measured.csv alone."""
+    from clad_lib import headless, tables
+
+    for path in tables.write_all(headless.notebook_folder().parent):
+        typer.echo(path.name)
 
 
 @app.command()
@@ -157,6 +226,7 @@ def _table(opened: Any, names: Sequence[str]) -> None:
 
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit status 1."""
+    from clad_lib.batch import BatchError
     from clad_lib.headless import NotebookError
     from clad_lib.runs import RunError
     from clad_lib.training import TrainingError
@@ -165,7 +235,7 @@ def main() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # an interrupted kernel leaves tasks that complain
     try:
         status = app(standalone_mode=False)
-    except (NotebookError, RunError, TrainingError, ValueError, TypeError) as error:
+    except (BatchError, NotebookError, RunError, TrainingError, ValueError, TypeError) as error:
         sys.exit(f"clad: {error}")
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED

@@ -6,7 +6,9 @@ import base64
 import contextlib
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from clad_lib import plots
+from clad_lib.config import Config, differing_fields, make_config
 
 PLOTLY = "application/vnd.plotly.v1+json"
 LONG = ("07_ablations",)  # trains again for each setting: only when it is asked for
@@ -37,10 +40,17 @@ class LocalKernelManager(AsyncKernelManager):
         super().__init__(**options)
         if os.name != "nt":
             self.transport = "ipc"
+            self._sockets = tempfile.mkdtemp(prefix="clad-")  # a folder of its own: the default name is shared by all
+            self.ip = os.path.join(self._sockets, "kernel")
 
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
         """Start the kernel without its own error stream: errors come back as outputs, or as a dead kernel."""
         await super().start_kernel(stderr=subprocess.DEVNULL, **options)
+
+    def cleanup_ipc_files(self) -> None:
+        """Remove the sockets and their folder."""
+        super().cleanup_ipc_files()
+        shutil.rmtree(getattr(self, "_sockets", ""), ignore_errors=True)
 
 
 def notebook_folder() -> Path:
@@ -63,6 +73,16 @@ def choose_notebooks(wanted: Sequence[str] = ()) -> list[Path]:
     if missing := [name for name, found in chosen.items() if not found]:
         raise NotebookError(f"unknown notebook {missing[0]!r}: expected one of {', '.join(p.stem for p in known)}")
     return [path for path in known if any(path in found for found in chosen.values())]
+
+
+def notebook_parameters(config: Config, runs: Path, device: str) -> dict[str, Any]:
+    """What papermill puts into the parameters cell; `overrides` holds what differs from the profile."""
+    plain = make_config(config.dataset, config.scenario, profile=config.profile, seed=config.seed)
+    overrides = {name: pair[0] for name, pair in differing_fields(config, plain).items()}
+    return {
+        "dataset": config.dataset, "scenario": config.scenario, "profile": config.profile, "seed": config.seed,
+        "device": device, "runs": str(runs.resolve()), "overrides": overrides,
+    }  # fmt: skip
 
 
 def check_parameters(notebooks: Sequence[Path], parameters: dict[str, Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import duckdb
 import pandas as pd
 
-from clad_lib.config import make_config
+from clad_lib.config import Config, make_config
 
 COLUMNS = (
     "dataset", "scenario", "method", "profile", "settings", "protocol", "seed", "auroc", "auroc_low", "auroc_high",
@@ -45,9 +46,14 @@ def _row(path: Path) -> dict | None:
 def _settings(record: dict) -> str:
     """What a result depends on and its profile would not have set: `clusters=4, latent=20`; empty for the plain profile."""
     config = record["config"]
-    plain = make_config(config["dataset"], config["scenario"], profile=config["profile"], seed=config["seed"])
+    plain = _plain_config(config["dataset"], config["scenario"], config["profile"])
     differ = {name: value for name, value in record["settings"].items() if getattr(plain, name, value) != value}
     return ", ".join(f"{name}={value}" for name, value in sorted(differ.items()))
+
+
+@cache
+def _plain_config(dataset: str, scenario: str, profile: str) -> Config:
+    return make_config(dataset, scenario, profile=profile)
 
 
 def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
