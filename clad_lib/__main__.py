@@ -99,7 +99,7 @@ def batch(
     planned = jobs.plan(found.configs, found.methods, runs.resolve())
     workers = workers or engine.default_workers(device)
     if dry_run:
-        _plan(planned, workers)
+        typer.echo(engine.overview(planned, workers))
         return
     report = engine.run_batch(
         planned, name=found.name, workers=workers, scheduler=scheduler, device=device, retry_failed=retry_failed
@@ -114,21 +114,6 @@ def batch(
     if counts["failed"] or counts["blocked"]:
         typer.echo("look at the notebooks in those folders, then give the command again with --retry-failed")
         raise typer.Exit(1)
-
-
-def _plan(planned: Sequence[Any], workers: int) -> None:
-    from clad_lib import batch as engine
-    from clad_lib import jobs
-
-    states = {job.key: "done" if jobs.is_done(job) else "failed" if job.failure.is_dir() else "to do" for job in planned}
-    for job in planned:
-        typer.echo(f"{states[job.key]:<7} {job.title}")
-    left = [job for job in planned if states[job.key] != "done"]
-    seconds = engine.time_left(left, engine.seconds_by_kind(planned[0].run.root / "batches"), workers)
-    about = "nothing of this kind has finished yet: no estimate" if seconds is None else f"about {seconds / 60:.1f} minutes"
-    typer.echo(
-        f"{len(planned)} jobs, {len(planned) - len(left)} done, {len(left)} left; {workers} workers: {about if left else 'nothing to do'}"
-    )
 
 
 @app.command()

@@ -25,7 +25,7 @@ class StudyError(ValueError):
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A grid: every scenario with every seed, all methods, plain and with each value of each varied setting."""
+    """A grid: every scenario, seed and method, with each value of each varied setting where there are any."""
 
     name: str
     title: str
@@ -71,9 +71,7 @@ class _Reader:
             self._refuse("seeds", f"seed {bad[0]}: expected integers of at least 0")
         runs = self._scenarios(raw)
         overrides = self._settings(raw, "overrides")
-        grid = [overrides, *self._varied(raw, overrides)]
-        if "vary" in raw and len(grid) > 1:
-            grid = grid[1:] if overrides in grid[1:] else grid
+        grid = self._varied(raw, overrides) or [overrides]
         configs = [make_config(d, s, profile=profile, seed=seed, **each)
                    for (d, s), each, seed in itertools.product(runs, grid, seeds)]  # fmt: skip
         return StudyFile(self.path.stem, self._value(raw, "title", str, default=self.path.stem), self._methods(raw),
