@@ -1,4 +1,4 @@
-"""Jobs a minute of one and of two local workers, and the share of the time that is not notebooks: `python benchmarks/batch.py`."""
+"""Jobs a minute of one and two local workers, and the share of the time outside notebooks: `python benchmarks/batch.py`."""
 
 import json
 import os

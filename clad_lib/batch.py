@@ -76,7 +76,7 @@ def run_batch(
             except _LOST as error:
                 if not scheduler or time.monotonic() - last_seen > patience:
                     where = scheduler or "the local cluster"
-                    raise BatchError(f"{where} cannot be reached ({type(error).__name__}); finished jobs are kept: start the cluster, "
+                    raise BatchError(f"{where} cannot be reached ({type(error).__name__}); finished jobs are kept: start the cluster, "  # noqa: E501
                                      "then give the same command again") from error  # fmt: skip
                 bar.set_postfix_str(f"waiting for {scheduler}")
                 time.sleep(1)
@@ -156,7 +156,7 @@ def _show(state: _State, client: Client, estimate: dict[tuple, float], last: Job
 def _write(journal: Path, job: Job, outcome: Outcome) -> None:
     config = job.run.config
     row = {"key": job.key, "title": job.title, "kind": _kind(job), "dataset": config.dataset, "profile": config.profile,
-           "status": outcome.status, "seconds": round(outcome.seconds, 2), "error": outcome.error[:500], "time": time.time()}  # fmt: skip
+           "status": outcome.status, "seconds": round(outcome.seconds, 2), "error": outcome.error[:500], "time": time.time()}  # fmt: skip  # noqa: E501
     with journal.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -187,6 +187,17 @@ def time_left(pending: Sequence[Job], seconds: Mapping[tuple, float], workers: i
         return None
     whole = sum(seconds[kind] * count for kind, count in known.items())
     return whole * sum(kinds.values()) / sum(known.values()) / max(workers, 1)
+
+
+def overview(planned: Sequence[Job], workers: int) -> str:
+    """The jobs, one a line with done, failed or to do, and an estimate of the time left."""
+    states = {job.key: "done" if jobs.is_done(job) else "failed" if job.failure.is_dir() else "to do" for job in planned}
+    left = [job for job in planned if states[job.key] != "done"]
+    seconds = time_left(left, seconds_by_kind(planned[0].run.root / "batches"), workers)
+    unknown = "nothing of this kind has finished yet: no estimate" if left else "nothing to do"
+    about = unknown if seconds is None else f"about {seconds / 60:.1f} minutes"
+    last = f"{len(planned)} jobs, {len(planned) - len(left)} done, {len(left)} left; {workers} workers: {about}"
+    return "\n".join([*(f"{states[job.key]:<7} {job.title}" for job in planned), last])
 
 
 def _connect(scheduler: str, workers: int, device: str) -> Client:

@@ -129,11 +129,11 @@ def _scenarios(plain: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]
     known = list(dict.fromkeys(zip(order.dataset, order.scenario, strict=True)))
     groups: dict[Any, pd.DataFrame] = dict(list(plain.groupby(["dataset", "scenario"])))
     chosen = [place for place in known if place in groups]
-    return [(place, groups[place]) for place in sorted(chosen, key=lambda place: place[1].isdigit())]
+    return [(place, groups[place]) for place in sorted(chosen, key=lambda place: not place[1].isupper())]
 
 
 def _place(dataset: str, scenario: str) -> str:
-    return f"{dataset} {scenario}" + (" alone" if scenario.isdigit() else "")
+    return f"{dataset} {scenario}" + ("" if scenario.isupper() else " alone")
 
 
 def _cell(rows: pd.DataFrame, method: str, *, paper: bool = False) -> str:

@@ -25,6 +25,7 @@ digits = ["CUR"]
 [overrides]
 clusters = {clusters}
 """
+pytestmark = pytest.mark.slow  # real workers and kernels: minutes
 JOBS = 7  # four notebooks of CLAD, three baselines
 
 

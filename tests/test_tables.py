@@ -47,7 +47,7 @@ def test_the_best_is_compared_on_the_same_images_where_scores_are_there(tmp_path
         for seed in (0, 1):
             folder = write_run(tmp_path, method=method, seed=seed, auroc=0.9 if method == "ODIN" else 0.6)
             pd.DataFrame({"split": "test", "index": np.arange(200), "hidden_class": 0, "anomaly": anomaly,
-                          "score": scored[method][seed]}).sample(frac=1, random_state=seed).to_parquet(folder / "scores.parquet")  # fmt: skip
+                          "score": scored[method][seed]}).sample(frac=1, random_state=seed).to_parquet(folder / "scores.parquet")  # fmt: skip  # noqa: E501
     expected = paired_comparison(scored["ODIN"], scored["OCSVM"], anomaly, resamples=500, seed=0).p_value
     assert tables.ready(results.collect(tmp_path)).p[0] == pytest.approx(expected)
 
