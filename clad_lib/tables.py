@@ -38,7 +38,8 @@ def ready(frame: pd.DataFrame) -> pd.DataFrame:
     over seeds, else missing.
     """
     table = results.query(frame, """
-        SELECT dataset, scenario, profile, settings, method, protocol, count(DISTINCT seed) AS seeds, avg(auroc) AS auroc,
+        SELECT dataset, scenario, profile, settings, method, protocol,
+               count(DISTINCT seed) AS seeds, avg(auroc) AS auroc,
                stddev_samp(auroc) AS spread, avg(auroc_low) AS low, avg(auroc_high) AS high
         FROM results WHERE auroc IS NOT NULL GROUP BY ALL ORDER BY dataset, scenario, profile, settings, auroc DESC, method""")  # fmt: skip
     named = table.assign(named=table.method.replace(PAPER_NAME))
