@@ -41,7 +41,7 @@ def ready(frame: pd.DataFrame) -> pd.DataFrame:
         SELECT dataset, scenario, profile, settings, method, protocol,
                count(DISTINCT seed) AS seeds, avg(auroc) AS auroc,
                stddev_samp(auroc) AS spread, avg(auroc_low) AS low, avg(auroc_high) AS high
-        FROM results WHERE auroc IS NOT NULL GROUP BY ALL ORDER BY dataset, scenario, profile, settings, auroc DESC, method""")  # fmt: skip
+        FROM results WHERE auroc IS NOT NULL GROUP BY ALL ORDER BY dataset, scenario, profile, settings, auroc DESC, method""")  # fmt: skip  # noqa: E501
     named = table.assign(named=table.method.replace(PAPER_NAME))
     paper = results.paper_results().rename(columns={"method": "named"})
     table["paper"] = named.merge(paper, how="left", on=["dataset", "scenario", "named"]).paper.to_numpy()
