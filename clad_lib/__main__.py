@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +38,7 @@ def study(
     settings: Settings = None,
 ) -> None:
     """Execute the notebooks in order on one scenario, write their pictures, and print the table."""
-    from clad_lib import headless, pipeline
+    from clad_lib import headless, pipeline, reports
 
     config = make_config(dataset, scenario, profile=profile, seed=seed, **_parse(settings or []))
     chosen = headless.choose_notebooks([name.strip() for name in notebooks.split(",") if name.strip()])
@@ -48,7 +46,7 @@ def study(
     parameters = headless.notebook_parameters(config, runs, device)
     executed = headless.execute_all(chosen, parameters, opened.folder / "notebooks")
     pictures = headless.write_pictures(executed, opened.folder / "pictures")
-    _report(opened, executed, pictures)
+    reports.report(opened, executed, pictures)
 
 
 @app.command()
@@ -64,7 +62,7 @@ def run(
 ) -> None:
     """Train and score without notebooks: every method on one scenario and seed, what is finished is kept; print the table."""
     from clad_lib import methods as known
-    from clad_lib import pipeline
+    from clad_lib import pipeline, reports
 
     wanted = known.METHODS if methods == "all" else tuple(name.strip() for name in methods.split(","))
     if unknown := [name for name in wanted if name not in known.METHODS]:
@@ -74,7 +72,7 @@ def run(
     for name in wanted:
         known.prepare(opened, name)
         known.scores(opened, name)
-    _table(opened, wanted)
+    reports.table(opened, wanted)
 
 
 @app.command()
@@ -118,25 +116,47 @@ def batch(
 
 @app.command()
 def results(
-    sql: Annotated[str, typer.Argument(help="a question to the view `results`; empty: the ready table")] = "",
+    sql: Annotated[str, typer.Argument(help="a question to the views `results` and `scores`; empty: the ready table")] = "",
     runs: Runs = Path("runs"),
     as_: Annotated[str, typer.Option("--format", help="text, markdown or csv")] = "text",
+    mlflow: Annotated[str, typer.Option(help="log the runs to this folder or address of MLflow instead, each once")] = "",
 ) -> None:
     """The finished runs as a table: SELECT what you like, or per scenario and method beside the paper."""
+    from clad_lib import marks, tables, tracking
     from clad_lib import results as tables_of
-    from clad_lib import tables
 
-    frame = tables_of.collect(runs)
-    if frame.empty:
-        raise ValueError(
-            f"no finished run in {runs}: start with `python -m clad_lib batch studies/smoke.toml`, or name a folder with --runs"
-        )
-    typer.echo(tables.formatted(tables_of.query(frame, sql) if sql else tables.ready(frame), as_))
+    frame = _collected(runs)
+    if mlflow:
+        logged, known = tracking.export(frame, mlflow)
+        typer.echo(f"{logged} runs logged to {mlflow}, {known} were there already")
+    elif sql or as_ != "markdown":
+        typer.echo(tables.formatted(tables_of.query(frame, sql) if sql else tables.ready(frame), as_))
+    else:
+        typer.echo(f"{tables.formatted(marks.marked(tables.ready(frame)), as_)}\n\n{marks.LEGEND}")
+
+
+@app.command()
+def keep(
+    runs: Runs = Path("runs"),
+    into: Annotated[Path, typer.Option(help="the tidy file; a row of the same run and seed is replaced")] = Path(
+        "results/measured.csv"
+    ),
+    note: Annotated[str, typer.Option(help="what else the command needs, such as OMP_NUM_THREADS=1")] = "",
+) -> None:
+    """Merge the finished runs into the committed measurements; runs of uncommitted code are refused, status 1."""
+    from clad_lib import records
+
+    kept = records.keep(_collected(runs), into, note=note)
+    for line in kept.refused:
+        typer.echo(line, err=True)
+    typer.echo(f"{into}: {kept.added} rows added, {kept.replaced} replaced, {len(kept.refused)} runs not kept")
+    if kept.refused:
+        raise typer.Exit(1)
 
 
 @app.command()
 def figures() -> None:
-    """Rebuild the README's tables and figures/ from results/measured.csv alone."""
+    """Rebuild the README's tables, figures/table_* and, where its runs are there, figure 3, from results/measured.csv alone."""
     from clad_lib import headless, tables
 
     for path in tables.write_all(headless.notebook_folder().parent):
@@ -162,6 +182,17 @@ def notebooks(only: Annotated[str, typer.Option(help="some of them, by number: 0
     typer.echo(f"rewrote {', '.join(path.name for path in chosen)}")
 
 
+def _collected(runs: Path) -> Any:
+    from clad_lib.results import collect
+
+    frame = collect(runs)
+    if frame.empty:
+        raise ValueError(
+            f"no finished run in {runs}: start with `python -m clad_lib batch studies/smoke.toml`, or name a folder with --runs"
+        )
+    return frame
+
+
 def _parse(settings: list[str]) -> dict[str, Any]:
     """`name=value` pairs as Python values; a value that is no literal is a string."""
     values: dict[str, Any] = {}
@@ -174,39 +205,6 @@ def _parse(settings: list[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             values[name] = text
     return values
-
-
-def _report(opened: Any, executed: list[Path], pictures: list[Path]) -> None:
-    from clad_lib.headless import LONG
-    from clad_lib.methods import METHODS
-
-    _table(opened, METHODS)
-    shown = sum(path.suffix == ".html" for path in pictures)
-    typer.echo(f"\n{shown} pictures: {opened.folder / 'pictures'}")
-    if not any(path.suffix == ".png" for path in pictures):
-        typer.echo("no Chrome or Chromium was found: the pictures are HTML only")
-    if executed:
-        typer.echo(f"executed notebooks: {executed[0].parent}")
-        left = [name for name in LONG if name not in {path.stem for path in executed}]
-        typer.echo(f"not executed, because it trains many times: {left[0]} (add --notebooks {left[0][:2]})") if left else None
-
-
-def _table(opened: Any, names: Sequence[str]) -> None:
-    """The finished ones of the methods, in percent, with the bootstrap interval of the AUROC."""
-    typer.echo(f"\n{opened.config.dataset} {opened.split.scenario.name}: {opened.split.scenario.title} is normal; "
-               f"profile {opened.config.profile}, protocol {opened.config.protocol}, seed {opened.config.seed}")  # fmt: skip
-    typer.echo(f"{'method':<20} {'AUROC':>6} {'95 % interval':>15} {'AUPR':>6} {'FPR@95TPR':>10}")
-    for name in names:
-        if not opened.run.has(name):
-            continue
-        metrics = json.loads((opened.run.find(name) / "metrics.json").read_text())
-        label = f"{name} (oracle)" if name == "Oracle" else name
-        if "auroc" not in metrics:
-            typer.echo(f"{label:<20} no anomalies in the test split; {100 * metrics['alarm_rate']:.1f} % of it alarm")
-            continue
-        interval = f"{100 * metrics['auroc_low']:.1f} to {100 * metrics['auroc_high']:.1f}"
-        typer.echo(f"{label:<20} {100 * metrics['auroc']:6.1f} {interval:>15} {100 * metrics['aupr_anomaly']:6.1f} "
-                   f"{100 * metrics['fpr95']:10.1f}")  # fmt: skip
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
-"""All runs under a folder as one table, summarised over seeds and set beside the paper's figures."""
+"""All runs under a folder as one table, open to SQL, summarised over seeds and set beside the paper's figures."""
 
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,8 @@ COLUMNS = (
     "aupr_anomaly", "aupr_normal", "fpr95", "f1", "false_alarm_rate", "alpha", "guarantee", "seconds",
     "peak_memory_mb", "train", "test", "commit", "machine", "folder",
 )  # fmt: skip
+KEY = ("dataset", "scenario", "method", "profile", "settings", "protocol", "seed")  # one row of a table is one of these
+SCORE_COLUMNS = (*KEY, "split", "index", "hidden_class", "anomaly", "score")
 
 
 def collect(runs: str | Path) -> pd.DataFrame:
@@ -57,13 +60,34 @@ def _plain_config(dataset: str, scenario: str, profile: str) -> Config:
 
 
 def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
-    """DuckDB's answer to a question about the table, which it knows as `results`; ValueError for wrong SQL."""
+    """DuckDB's answer to a question about two views: `results`, the table, and `scores`, its runs' scores.parquet.
+
+    `scores` has one row an image of the calibration and test splits of each run, with the columns SCORE_COLUMNS; DuckDB
+    reads the files themselves, and only for SQL that names the view. ValueError for wrong SQL names the columns of both.
+    """
     connection = duckdb.connect()
     connection.register("results", frame)
     try:
+        if re.search(r"\bscores\b", sql, re.IGNORECASE):
+            _create_scores(connection, frame)
         return connection.execute(sql).df()
     except duckdb.Error as error:
-        raise ValueError(f"SQL failed ({str(error).splitlines()[0]}): the view is results({', '.join(frame.columns)})") from error
+        views = f"results({', '.join(frame.columns)}) and scores({', '.join(SCORE_COLUMNS)})"
+        raise ValueError(f"SQL failed ({str(error).splitlines()[0]}): the views are {views}") from error
+
+
+def _create_scores(connection: duckdb.DuckDBPyConnection, frame: pd.DataFrame) -> None:
+    folders = frame["folder"].dropna() if "folder" in frame else []
+    files = [f"{folder}/scores.parquet" for folder in folders if Path(folder, "scores.parquet").is_file()]
+    if not files:
+        empty = "'' AS split, 0 AS index, 0 AS hidden_class, false AS anomaly, 0.0 AS score"
+        connection.execute(f"CREATE VIEW scores AS SELECT {', '.join(KEY)}, {empty} FROM results WHERE false")
+        return
+    literal = [re.sub(r"([\[*?])", r"[\1]", file) for file in files]  # DuckDB would read these marks as patterns
+    connection.read_parquet(literal, filename=True, union_by_name=True).create_view("score_files")
+    connection.execute(f"""
+        CREATE VIEW scores AS SELECT {", ".join(SCORE_COLUMNS)}
+        FROM score_files JOIN results ON score_files.filename = results.folder || '/scores.parquet'""")
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from clad_lib import evaluation, plots, results
+from clad_lib import evaluation, results, sweeps
+from clad_lib.marks import GROUP, LEGEND, marked, shaded
 
-GROUP = ["dataset", "scenario", "profile", "settings"]
 PAPER_NAME = {"ODIN": "CLAD"}
 SIX = {"ODIN": "CLAD (ODIN)", "OCSVM": "OCSVM", "OCNN": "OCNN", "OCCNN": "OCCNN", "SVDD": "SVDD", "DeepSVDD": "DeepSVDD"}
 SCORES = (
@@ -26,7 +27,7 @@ SCORES = (
     "Selected",
     "Oracle",
 )
-NOTE = "written by `make figures` from results/measured.csv"
+NOTE = "Written by `make figures` from results/measured.csv."
 
 
 def ready(frame: pd.DataFrame) -> pd.DataFrame:
@@ -41,13 +42,15 @@ def ready(frame: pd.DataFrame) -> pd.DataFrame:
         SELECT dataset, scenario, profile, settings, method, protocol,
                count(DISTINCT seed) AS seeds, avg(auroc) AS auroc,
                stddev_samp(auroc) AS spread, avg(auroc_low) AS low, avg(auroc_high) AS high
-        FROM results WHERE auroc IS NOT NULL GROUP BY ALL ORDER BY dataset, scenario, profile, settings, auroc DESC, method""")  # fmt: skip  # noqa: E501
+        FROM results WHERE auroc IS NOT NULL GROUP BY ALL
+        ORDER BY dataset, scenario, profile, settings, round(avg(results.auroc), 9) DESC, method""")  # fmt: skip
     named = table.assign(named=table.method.replace(PAPER_NAME))
     paper = results.paper_results().rename(columns={"method": "named"})
     table["paper"] = named.merge(paper, how="left", on=["dataset", "scenario", "named"]).paper.to_numpy()
     table["difference"] = table.auroc - table.paper
     clean = table[table.protocol == "clean"]
-    table["rank"] = clean.groupby(GROUP).auroc.rank(ascending=False, method="min").reindex(table.index).astype("Int64")
+    rounded = clean.assign(auroc=clean.auroc.round(9))  # the same runs in another order are as good
+    table["rank"] = rounded.groupby(GROUP).auroc.rank(ascending=False, method="min").reindex(table.index).astype("Int64")
     table["p"] = np.nan
     for _, rows in clean.groupby(GROUP):
         if len(rows) > 1:
@@ -109,19 +112,26 @@ def formatted(table: pd.DataFrame, form: str) -> str:
 
 
 def methods_table(table: pd.DataFrame, profile: str = "fast") -> str:
-    """The README's first table from `ready`'s: scenarios by the paper's six methods, percent, the paper's in brackets."""
+    """The README's first table from `ready`'s: scenarios by the paper's six methods, percent, the paper's in brackets.
+
+    The best clean one of each row is bold.
+    """
     plain = table[(table.profile == profile) & (table.settings == "")]
     heads = "| normal | " + " | ".join(SIX.values()) + " |\n|" + "---|" * (len(SIX) + 1)
-    return "\n".join([heads, *(f"| {_place(*place)} | " + " | ".join(_cell(rows, name, paper=True) for name in SIX) + " |"
+    return "\n".join([heads, *(f"| {_place(*place)} | " + " | ".join(_cell(rows, name, SIX, paper=True) for name in SIX) + " |"
                                for place, rows in _scenarios(plain))])  # fmt: skip
 
 
 def scores_table(table: pd.DataFrame, profile: str = "fast") -> str:
-    """The README's second table: scores of CLAD's classifier by scenarios, percent."""
+    """The README's second table: scores of CLAD's classifier by scenarios, percent.
+
+    The best clean one of each scenario is bold: Oracle never is.
+    """
     plain = table[(table.profile == profile) & (table.settings == "")]
     places = [(place, rows) for place, rows in _scenarios(plain) if {"ODIN", "ViM", "Oracle"} <= set(rows.method)]
     heads = "| score | " + " | ".join(_place(*place) for place, _ in places) + " |\n|" + "---|" * (len(places) + 1)
-    return "\n".join([heads, *(f"| {name} | " + " | ".join(_cell(rows, name) for _, rows in places) + " |" for name in SCORES)])
+    return "\n".join([heads, *(f"| {name} | " + " | ".join(_cell(rows, name, SCORES) for _, rows in places) + " |"
+                               for name in SCORES)])  # fmt: skip
 
 
 def _scenarios(plain: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
@@ -137,17 +147,21 @@ def _place(dataset: str, scenario: str) -> str:
     return f"{dataset} {scenario}" + ("" if scenario.isupper() else " alone")
 
 
-def _cell(rows: pd.DataFrame, method: str, *, paper: bool = False) -> str:
+def _cell(rows: pd.DataFrame, method: str, rivals: Collection[str], *, paper: bool = False) -> str:
+    """Percent, bold where it is the best clean one of at least two rivals in the scenario; in brackets the paper's."""
     found = rows[rows.method == method]
     if found.empty:
         return "–"
-    row = found.iloc[0]
+    row, clean = found.iloc[0], rows[rows.method.isin(rivals) & (rows.protocol == "clean")]
     spread = "" if pd.isna(row.spread) else f" ± {100 * row.spread:.1f}"
-    return f"{100 * row.auroc:.1f}{spread}" + (f" ({100 * row.paper:.1f})" if paper and pd.notna(row.paper) else "")
+    text = f"{100 * row.auroc:.1f}{spread}"
+    if len(clean) > 1 and row.protocol == "clean" and round(row.auroc, 9) == round(clean.auroc.max(), 9):
+        text = f"**{text}**"
+    return text + (f" ({100 * row.paper:.1f})" if paper and pd.notna(row.paper) else "")
 
 
 def write_all(project: Path) -> list[Path]:
-    """README's tables between their marks, and figures/table_*.md, .csv and .html, from results/measured.csv alone."""
+    """README's tables between their marks, figures/table_* and figures/figure3_*, from results/measured.csv alone."""
     frame = results.committed()
     table = ready(frame)
     readme = project / "README.md"
@@ -163,9 +177,8 @@ def write_all(project: Path) -> list[Path]:
     for name, part in (("table_scenarios", table), ("table_ranks", average_ranks(table[table.method.isin(SIX)]))):
         base = project / "figures" / name
         base.with_suffix(".csv").write_text(formatted(part, "csv"))
-        base.with_suffix(".md").write_text(f"{formatted(part, 'markdown')}\n\n*{NOTE}*\n")
-        plots.results_table(part, title=name.replace("_", " "), note=NOTE).write_html(
-            base.with_suffix(".html"), include_plotlyjs="cdn"
-        )
+        base.with_suffix(".md").write_text(f"{formatted(marked(part), 'markdown')}\n\n{LEGEND}\n\n*{NOTE}*\n")
+        figure = shaded(part, title=name.replace("_", " "), note=f"Bold, †: best, second best. {NOTE}")
+        figure.write_html(base.with_suffix(".html"), include_plotlyjs="cdn")
         written += [base.with_suffix(suffix) for suffix in (".csv", ".md", ".html")]
-    return written
+    return written + sweeps.write_figures(frame, project / "figures", note=NOTE)
