@@ -97,30 +97,38 @@ def two_boundaries(
     y: np.ndarray,
     single: tuple[np.ndarray, float],
     conditional: tuple[np.ndarray, float],
+    inside: tuple[float, float] | None = None,
+    alarms: tuple[float, float] | None = None,
     labels: np.ndarray | None = None,
-    axes: tuple[str, str] = ("latent 1", "latent 2"),
-    title: str = "One boundary is too loose",
-    note: str = "The shaded region is called normal. One boundary round all normal images encloses the gaps between "
-    "their classes, and the anomalies that lie there; a boundary for each latent class leaves the gaps out.",
+    drawn: int = 400,
+    axes: tuple[str, str] = ("latent 1 (no unit)", "latent 2 (no unit)"),
+    title: str = "One boundary, or one a latent class",
+    note: str = "Shaded: called normal, by thresholds for the same false-alarm rate. Look at the gaps between latent classes.",
 ) -> go.Figure:
     """Normals (N, 2) and anomalies (M, 2) under one boundary, and under one boundary a latent class.
 
     x (Gx,), y (Gy,): the grid. single, conditional: anomaly scores (Gy, Gx) on it and the threshold; an image is called
-    normal where the score is at most the threshold. conditional scores may be (K, Gy, Gx), one sheet a class: the least
-    counts. labels (N,): the latent classes, marked in the right panel.
+    normal where the score is at most the threshold. Scores may be (K, Gy, Gx), one sheet a class: the least counts.
+    inside: the shares of all anomalies inside, one a panel, by default read off the grid; alarms: the shares of normal
+    test images outside. labels (N,): the latent classes, marked in the right panel. At most `drawn` marks of a kind are
+    drawn, a random choice; the shares are over all. Without anomalies no share is told.
     """
     panels = [("one boundary", *single, None), ("one boundary a latent class", *conditional, labels)]
     figure, told = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04), []
-    for column, (name, scores, level, classes) in enumerate(panels, start=1):
+    few, odd = _some(normals, drawn), _some(anomalies, drawn)
+    for column, (name, scores, level, classes) in enumerate(panels):
         grid = np.asarray(scores).min(0) if np.ndim(scores) == 3 else np.asarray(scores)
         if grid.shape != (len(y), len(x)):
             raise ValueError(f"got a grid of {grid.shape} for {len(y)} rows and {len(x)} columns: expected (Gy, Gx)")
-        share = float((_scores_at(x, y, grid, anomalies) <= level).mean())
-        told.append(f"{name}: {share:.0%} of the anomalies inside")
-        figure.add_trace(_region(x, y, grid, level), 1, column)
-        _dots(figure, normals, anomalies, classes, column)
+        read = (_scores_at(x, y, grid, anomalies) <= level).mean() if len(anomalies) else np.nan
+        parts = [(inside[column] if inside else read, "of the anomalies inside")]
+        parts += [(alarms[column], "of normal test images outside")] if alarms else []
+        words = ", ".join(f"{share:.0%} {what}" for share, what in parts if np.isfinite(share)) or "no anomalies to count"
+        told.append(f"{name}: {words}")
+        figure.add_trace(_region(x, y, grid, level), 1, column + 1)
+        _dots(figure, few, odd, None if classes is None else _some(classes, drawn), column + 1)
         figure.add_annotation(
-            text=f"<b>{name}</b><br>{share:.0%} of the anomalies inside", xref=f"x{column if column > 1 else ''} domain",
+            text=f"<b>{name}</b><br>{words}", xref=f"x{column + 1 if column else ''} domain",
             yref="paper", x=0, y=1, xanchor="left", yanchor="bottom", showarrow=False, align="left",
         )  # fmt: skip
     figure.update_xaxes(title=axes[0], range=[x[0], x[-1]])
@@ -130,6 +138,12 @@ def two_boundaries(
     return figure.update_layout(
         margin_t=figure.layout.margin.t + 40, legend=dict(orientation="h", y=-0.16, x=0)
     )  # fmt: skip
+
+
+def _some(rows: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` rows, the same random ones for arrays of one length."""
+    kept = np.random.default_rng(0).permutation(len(rows))[:limit]
+    return np.asarray(rows)[np.sort(kept)]
 
 
 def _scores_at(x: np.ndarray, y: np.ndarray, grid: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -148,20 +162,24 @@ def _region(x: np.ndarray, y: np.ndarray, grid: np.ndarray, level: float) -> go.
 
 
 def _dots(figure: go.Figure, normals: np.ndarray, anomalies: np.ndarray, labels: np.ndarray | None, column: int) -> None:
-    small = dict(size=6, opacity=0.85, line=dict(width=0.4, color=INK))
     groups = [("normal", np.ones(len(normals), dtype=bool), dict(color=NORMAL.colour))]
     if labels is not None:
         groups = [
-            (f"latent class {k}", np.asarray(labels) == k, dict(color=PALETTE[k % 10], symbol=look(k).symbol))
+            (f"latent class {k}", labels == k, dict(color=PALETTE[k % 10], symbol=_symbol(look(k).symbol)))
             for k in np.unique(labels)
         ]
     for name, rows, marker in groups:
         figure.add_scatter(
-            x=np.asarray(normals)[rows, 0], y=np.asarray(normals)[rows, 1], mode="markers", name=name,
-            marker=small | marker, hoverinfo="skip", row=1, col=column,
+            x=normals[rows, 0], y=normals[rows, 1], mode="markers", name=name,
+            marker=dict(size=6, opacity=0.8, line=dict(width=0)) | marker, hoverinfo="skip", row=1, col=column,
         )  # fmt: skip
-    mark = dict(symbol=ANOMALOUS.symbol, color=ANOMALOUS.colour, size=6, line=dict(width=0.5, color=INK))
+    mark = dict(symbol=ANOMALOUS.symbol, color=ANOMALOUS.colour, size=6.5, line=dict(width=0.9, color=INK))
     figure.add_scatter(
-        x=np.asarray(anomalies)[:, 0], y=np.asarray(anomalies)[:, 1], mode="markers", name="anomaly", marker=mark,
-        hoverinfo="skip", showlegend=column == 1, row=1, col=column,
+        x=anomalies[:, 0], y=anomalies[:, 1], mode="markers", name="anomaly", marker=mark, hoverinfo="skip",
+        showlegend=column == 1 and len(anomalies) > 0, row=1, col=column,
     )  # fmt: skip
+
+
+def _symbol(symbol: str) -> str:
+    """A class's symbol; the anomalies' own goes to no class."""
+    return "triangle-left" if symbol == ANOMALOUS.symbol else symbol
