@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from clad_lib.models import ConvAutoencoder
-from clad_lib.training import device_of, fit, infer
+from clad_lib.training import Watcher, device_of, fit, infer
 
 DEAD_SHARE = 0.05  # a cluster with less than this share of an even share is dead
 
@@ -114,6 +114,7 @@ def fit_dec(
     seed: int = 0,
     batch_target: bool = False,
     progress: bool = True,
+    watch: Watcher | None = None,
 ) -> Clustering:
     """Sharpen k-means clusters of the latents by minimising KL(p || q) over encoder and centroids (DEC, equation 2).
 
@@ -127,16 +128,16 @@ def fit_dec(
     latents = infer(autoencoder, images, function=autoencoder.encode)
     start = kmeans(latents.numpy(), clusters=clusters, inits=inits, seed=seed)
     model = DEC(autoencoder, torch.from_numpy(start.cluster_centers_)).to(device_of(autoencoder))
-    watch = _Watch(model, images, tolerance)
+    drift = _Drift(model, images, tolerance)
     losses = fit(
-        model, _batch_loss if batch_target else _loss, images, target_distribution(watch.soft),
+        model, _batch_loss if batch_target else _loss, images, target_distribution(drift.soft),
         epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, optimizer="sgd", shuffle=not batch_target,
-        on_epoch_start=watch.target, on_epoch_end=watch.settled, title="DEC", progress=progress,
+        on_epoch_start=drift.target, on_epoch_end=drift.settled, title="DEC", progress=progress, watch=watch,
     )  # fmt: skip
-    return _choose(model, watch, losses, start.labels_.astype(np.int64))
+    return _choose(model, drift, losses, start.labels_.astype(np.int64))
 
 
-class _Watch:
+class _Drift:
     """Recomputes q over the whole training set once an epoch, and remembers how the labels move."""
 
     def __init__(self, model: DEC, images: Tensor, tolerance: float):
@@ -164,9 +165,9 @@ def _batch_loss(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
     return kl_div(soft.log(), target_distribution(soft).detach(), reduction="batchmean")
 
 
-def _choose(model: DEC, watch: _Watch, losses: np.ndarray, start: np.ndarray) -> Clustering:
-    soft = watch.soft.numpy()
-    result = Clustering(model, soft.argmax(1), soft, losses, np.asarray(watch.churn), np.asarray(watch.entropy))
+def _choose(model: DEC, drift: _Drift, losses: np.ndarray, start: np.ndarray) -> Clustering:
+    soft = drift.soft.numpy()
+    result = Clustering(model, soft.argmax(1), soft, losses, np.asarray(drift.churn), np.asarray(drift.entropy))
     dead = cluster_health(soft).dead
     if not dead:
         return result

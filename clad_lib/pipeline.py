@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,18 +18,19 @@ from clad_lib import clustering, embedding, runs
 from clad_lib.config import Config, as_dict
 from clad_lib.models import ConvAutoencoder, ResNet18, channel_statistics
 from clad_lib.scenarios import Split, load_split, split_key
-from clad_lib.training import device_of, epochs_for, fit, infer, pick_device, precision, seeded
+from clad_lib.training import Watcher, device_of, epochs_for, fit, infer, pick_device, precision, seeded
 
 
 @dataclass(frozen=True)
 class Study:
-    """One configuration with its data, its run folder and the device it computes on."""
+    """One configuration with its data, its run folder and the device it computes on; `watch` hears of every epoch."""
 
     config: Config
     split: Split
     run: runs.Run
     device: torch.device
     progress: bool = True
+    watch: Watcher | None = field(default=None, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -52,11 +53,18 @@ class Clusters(NamedTuple):
     source: str
 
 
-def open_study(config: Config, *, runs_root: str | Path = "runs", device: str = "auto", progress: bool = True) -> Study:
-    """Load the data, make the split, and point at the run folder; trains nothing."""
+def open_study(
+    config: Config,
+    *,
+    runs_root: str | Path = "runs",
+    device: str = "auto",
+    progress: bool = True,
+    watch: Watcher | None = None,
+) -> Study:
+    """Load the data, make the split, and point at the run folder; trains nothing. `watch` goes to each `fit`."""
     target = pick_device(device)
     split = load_split(config)
-    return Study(config, split, runs.Run(Path(runs_root), config, split_key(split)), target, progress)
+    return Study(config, split, runs.Run(Path(runs_root), config, split_key(split)), target, progress, watch)
 
 
 def autoencoder(study: Study, *, make: bool = True) -> tuple[ConvAutoencoder, np.ndarray]:
@@ -80,7 +88,7 @@ def train_autoencoder(study: Study) -> tuple[ConvAutoencoder, np.ndarray, dict[s
     losses = fit(
         model, _reconstruction_loss, images,
         epochs=_epochs(study, config.ae_epochs, config.ae_batch), batch_size=config.ae_batch, lr=config.ae_lr,
-        seed=config.seed, title="autoencoder", progress=study.progress,
+        seed=config.seed, title="autoencoder", progress=study.progress, watch=study.watch,
     )  # fmt: skip
     return model, losses, shape
 
@@ -116,6 +124,7 @@ def _fit_dec(study: Study, model: ConvAutoencoder) -> clustering.Clustering:
         model, study.split.train, clusters=config.clusters, inits=config.kmeans_inits, lr=config.dec_lr,
         epochs=_epochs(study, config.dec_epochs, config.dec_batch), batch_size=config.dec_batch,
         tolerance=config.dec_tolerance, seed=config.seed, batch_target=config.batch_target, progress=study.progress,
+        watch=study.watch,
     )  # fmt: skip
 
 
@@ -145,7 +154,7 @@ def train_classifier(
     rounds = epochs_for(len(images), epochs=epochs or config.clf_epochs, batch_size=config.clf_batch, min_steps=steps)
     losses = fit(
         model, _classification_loss, images, labels, epochs=rounds, batch_size=config.clf_batch, lr=config.clf_lr,
-        seed=config.seed, schedule=config.clf_schedule, title=title, progress=study.progress,
+        seed=config.seed, schedule=config.clf_schedule, title=title, progress=study.progress, watch=study.watch,
     )  # fmt: skip
     return model, losses, shape
 

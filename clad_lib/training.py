@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Sequence
-from typing import Literal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +16,26 @@ from tqdm import tqdm
 
 Scorer = Callable[[Tensor], Tensor]  # images (N, C, H, W), float32 in [0, 1] or uint8 -> scores (N,), higher = anomalous
 Loss = Callable[..., Tensor]
+Watcher = Callable[["Progress"], object]
 Optimiser = Literal["adam", "sgd"]
 
 
 class TrainingError(RuntimeError):
     """Training that cannot go on, with what was seen and what to do."""
+
+
+class Progress(NamedTuple):
+    """What `fit` tells its watcher: `epoch` of `epochs` are complete, the last with mean loss `loss` (NaN before it).
+
+    `stopped` is an interrupt; `reason` says why training `failed`.
+    """
+
+    title: str
+    epoch: int
+    epochs: int
+    loss: float = math.nan
+    state: Literal["started", "running", "finished", "stopped", "failed"] = "running"
+    reason: str = ""
 
 
 def as_unit(images: Tensor) -> Tensor:
@@ -93,13 +109,15 @@ def fit(
     on_epoch_end: Callable[[int, float], bool | None] | None = None,
     title: str = "",
     progress: bool = True,
+    watch: Watcher | None = None,
 ) -> np.ndarray:
     """Train `model` on whole tensors that lie on its device, and return the mean loss of each epoch, (epochs,).
 
     `loss(model, *batch)` gives a scalar; uint8 tensors reach it as float32 in [0, 1]. `on_epoch_start(epoch)` may
     replace all data after the first tensor; `on_epoch_end(epoch, mean_loss)` ends training by returning True.
     `schedule` is `constant` or `onecycle` (Smith & Topin 2019, peak at `lr`). The order of the batches depends on
-    `seed` alone. An interrupt between batches passes on as KeyboardInterrupt and leaves a usable model.
+    `seed` alone. An interrupt passes on as KeyboardInterrupt and leaves a usable model. `watch` is called at the start,
+    after each epoch and at the end, however it comes; when it raises, it is dropped with a warning.
 
     Raises ValueError for data of unequal length or none, TrainingError when the loss is not finite.
     """
@@ -112,7 +130,8 @@ def fit(
     scheduler = _make_scheduler(stepper, schedule, lr, epochs * steps)
     order = torch.Generator().manual_seed(seed)
     losses: list[float] = []
-    with tqdm(total=epochs, desc=title, unit="epoch", disable=not progress, file=sys.stdout, leave=True) as bar:
+    bar = tqdm(total=epochs, desc=title, unit="epoch", disable=not progress, file=sys.stdout, leave=True)
+    with bar, _watched(watch, title, epochs) as tell:
         for epoch in range(epochs):
             fresh = on_epoch_start(epoch) if on_epoch_start else None
             if fresh is not None:
@@ -122,9 +141,36 @@ def fit(
             _check_loss(losses, title, lr)
             bar.set_postfix_str(f"loss {losses[-1]:.4g}", refresh=False)
             bar.update()
+            tell(epoch + 1, losses[-1])
             if on_epoch_end and on_epoch_end(epoch, losses[-1]):
                 break
     return np.asarray(losses, dtype=np.float64)
+
+
+@contextlib.contextmanager
+def _watched(watch: Watcher | None, title: str, epochs: int) -> Iterator[Callable[[int, float], None]]:
+    """Yields what to call after each epoch; `watch` hears of it, and of the start and the end, until it raises."""
+    news = Progress(title or "training", 0, epochs, state="started")
+
+    def tell(**changes: Any) -> None:
+        nonlocal news, watch
+        if watch is None:
+            return
+        news = news._replace(**changes)
+        try:
+            watch(news)
+        except Exception as error:
+            watch = None
+            warnings.warn(f"the watcher failed, training goes on without it ({error!r})", RuntimeWarning, stacklevel=4)
+
+    try:
+        tell()
+        yield lambda epoch, loss: tell(epoch=epoch, loss=loss, state="running")
+        tell(state="finished")
+    except BaseException as error:
+        failed = isinstance(error, Exception)
+        tell(state="failed" if failed else "stopped", reason=str(error) or type(error).__name__)
+        raise
 
 
 def _one_epoch(model, loss, tensors, rows, batch_size, stepper, scheduler) -> float:

@@ -154,3 +154,57 @@ def test_small_map_gradients_equal_torchs(size, stride):
 def test_as_unit():
     assert as_unit(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [0, 1]
     assert as_unit(torch.tensor([0.5])).tolist() == [0.5]
+
+
+def test_a_watcher_hears_of_the_start_each_epoch_and_the_end():
+    heard = []
+    losses = fit(line(), squared_error, *data(), epochs=2, batch_size=64, lr=0.01, seed=0, title="line", progress=False,
+                 watch=heard.append)  # fmt: skip
+    assert [(news.title, news.epoch, news.epochs, news.state) for news in heard] == [
+        ("line", 0, 2, "started"), ("line", 1, 2, "running"), ("line", 2, 2, "running"), ("line", 2, 2, "finished"),
+    ]  # fmt: skip
+    assert [news.loss for news in heard[1:]] == [*losses, losses[-1]]
+
+
+def test_a_watcher_that_fails_is_dropped_with_one_warning_and_changes_no_bit():
+    calls = []
+
+    def watch(news):
+        calls.append(news)
+        if news.epoch == 2:
+            raise ConnectionError("the browser is gone")
+
+    options = dict(epochs=5, batch_size=16, lr=0.01, seed=0, progress=False)
+    alone = fit(line(), squared_error, *data(), **options)
+    with pytest.warns(RuntimeWarning, match="training goes on without it .*the browser is gone") as warned:
+        watched = fit(line(), squared_error, *data(), **options, watch=watch)
+    assert len(warned) == 1
+    assert len(calls) == 3
+    assert np.array_equal(alone, watched)
+
+
+@pytest.mark.parametrize("part", ["loss", "backward", "watch"])
+def test_an_interrupt_leaves_a_usable_model(part):
+    def loss(model, x, y):
+        value = squared_error(model, x, y)
+        if part == "loss" and len(heard) == 3:
+            raise KeyboardInterrupt
+        if part == "backward" and len(heard) == 3:
+            value.register_hook(interrupt)
+        return value
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def watch(news):
+        heard.append(news.state)
+        if part == "watch" and len(heard) == 4:
+            raise KeyboardInterrupt
+
+    heard, model = [], line()
+    options = dict(batch_size=16, lr=0.01, seed=0, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, loss, *data(), epochs=9, watch=watch, **options)
+    assert heard[-1] == "stopped"
+    assert torch.isfinite(infer(model, data()[0])).all()
+    assert len(fit(model, squared_error, *data(), epochs=2, **options)) == 2
