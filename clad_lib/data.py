@@ -21,6 +21,7 @@ from clad_lib.sources import DataError, Decoded
 
 DIGITS_TRAIN = 1347  # the first three quarters of scikit-learn's 1,797 digits, in their order
 DIGITS_SIZE = 16
+DOWNLOADS = {"mnist": 12, "gtsrb": 277, "cifar10": 171, "tiny_imagenet": 248}  # MB
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ def load_dataset(
     """
     if name == "digits":
         return _digits()
-    cache = Path(cache or os.environ.get("CLAD_CACHE") or platformdirs.user_cache_dir("clad"))
-    root = Path(root or cache / "downloads")
+    root, cache = _places(root, cache)
     if name not in DATASETS:
         folder = Path(name.removeprefix("folder:"))
         if not folder.is_dir():
@@ -63,12 +63,48 @@ def load_dataset(
     return _pair(lambda i: _cached(name, [root, ("train", "test")[i]], cache, lambda: sources.download(name, root, i == 0)))
 
 
+def to_download(name: str, *, root: Path | None = None, cache: Path | None = None) -> str:
+    """What `load_dataset(name)` would fetch from the network, in words; empty where it fetches nothing.
+
+    Nothing is fetched for digits and folders, where `CLAD_DATA` is set, and for what is in `cache` or `root` already.
+    """
+    if name not in DOWNLOADS or os.environ.get("CLAD_DATA"):
+        return ""
+    root, cache = _places(root, cache)
+    for part in ("train", "test"):
+        decoded = _cache_file(name, [root, part], cache).with_suffix(".npz")
+        if not decoded.is_file() and not _fetched(name, root, part):
+            return f"{name} is not on this machine: {DOWNLOADS[name]} MB would be downloaded to {root}"
+    return ""
+
+
 def fingerprint(data: ImageData) -> str:
     """A short hash of images, labels and class names."""
     digest = hashlib.blake2b(repr((data.images.shape, data.class_names)).encode(), digest_size=8)
     digest.update(np.ascontiguousarray(data.images).data)
     digest.update(np.ascontiguousarray(data.labels).data)
     return digest.hexdigest()
+
+
+def _places(root: Path | None, cache: Path | None) -> tuple[Path, Path]:
+    cache = Path(cache or os.environ.get("CLAD_CACHE") or platformdirs.user_cache_dir("clad"))
+    return Path(root or cache / "downloads"), cache
+
+
+def _fetched(name: str, root: Path, part: str) -> bool:
+    """Whether an earlier download to `root` is whole, by torchvision's own check."""
+    if name == "tiny_imagenet" or not root.is_dir():
+        return (root / "tiny-imagenet-200.zip").is_file()
+    from torchvision import datasets
+
+    try:
+        if name == "gtsrb":
+            datasets.GTSRB(str(root), split=part, download=False)
+        else:
+            {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name](str(root), train=part == "train", download=False)
+    except (RuntimeError, OSError):
+        return False
+    return True
 
 
 def _pair(make: Callable[[int], ImageData]) -> tuple[ImageData, ImageData]:
@@ -104,12 +140,8 @@ def _folder_part(folder: Path, cache: Path, size: int | None, names: tuple[str, 
 
 
 def _cached(name: str, source: list, cache: Path, decode: Callable[[], Decoded]) -> ImageData:
-    """The decoded images from the cache, or decoded now; the key covers name, size and time of each source file."""
-    digest = hashlib.blake2b(digest_size=8)
-    for item in source:
-        status = item.stat() if isinstance(item, Path) and item.is_file() else None
-        digest.update(repr((str(item), status and (status.st_size, status.st_mtime_ns))).encode())
-    images = cache / f"{name}-{digest.hexdigest()}.npy"
+    """The decoded images from the cache, or decoded now."""
+    images = _cache_file(name, source, cache)
     rest = images.with_suffix(".npz")
     if not rest.is_file():
         decoded = decode()
@@ -122,6 +154,15 @@ def _cached(name: str, source: list, cache: Path, decode: Callable[[], Decoded])
             return ImageData(np.load(images, mmap_mode="r"), stored["labels"], stored["tracks"], names)
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"the cache {rest} cannot be read ({error}): remove it and run again") from error
+
+
+def _cache_file(name: str, source: list, cache: Path) -> Path:
+    """Where decoded images lie; the key covers name, size and time of each source file."""
+    digest = hashlib.blake2b(digest_size=8)
+    for item in source:
+        status = item.stat() if isinstance(item, Path) and item.is_file() else None
+        digest.update(repr((str(item), status and (status.st_size, status.st_mtime_ns))).encode())
+    return cache / f"{name}-{digest.hexdigest()}.npy"
 
 
 def _write_whole(path: Path, write: Callable) -> None:

@@ -117,6 +117,7 @@ def execute(path: Path, parameters: dict[str, Any], target: Path, *, bar: tqdm |
             papermill.execute_notebook(
                 str(path), str(target), parameters=parameters, cwd=str(path.parent), progress_bar=False,
                 stdout_file=relay, kernel_manager_class=LocalKernelManager, coalesce_streams=True,
+                store_widget_state=False,  # each live figure would bring 5 MB of plotly's script
             )  # fmt: skip
     except STOPPED as error:
         raise NotebookError(_describe(path, target, error)) from error

@@ -65,6 +65,8 @@ def _make_what_it_needs(study: pipeline.Study, method: str) -> None:
         one_pass(study)
     if method == "Selected":
         simulations(study)
+    if method == "Oracle":
+        odin_grid(study)
 
 
 def _parts(study: pipeline.Study, method: str) -> Parts:
@@ -104,6 +106,17 @@ def simulations(study: pipeline.Study, *, make: bool = True) -> pd.DataFrame:
     return pd.read_parquet(study.run.find("simulations") / "simulations.parquet")
 
 
+def odin_grid(study: pipeline.Study, *, make: bool = True) -> selection.OdinGrid:
+    """What `selection.sampled_grid` computed, kept with the run: for the oracle and for the threshold explorer."""
+    if make and not study.run.has("odin_grid"):
+        with study.run.writing("odin_grid") as folder:
+            made = selection.sampled_grid(study)
+            runs.save_arrays(folder, **{name: np.asarray(value) for name, value in made._asdict().items()})
+    arrays: dict[str, Any] = runs.load_arrays(study.run.find("odin_grid"))
+    arrays |= {name: tuple(arrays[name].tolist()) for name in ("temperatures", "epsilons")}
+    return selection.OdinGrid(**arrays)
+
+
 def _odin(study: pipeline.Study, temperature: float, epsilon: float) -> Parts:
     model, _ = pipeline.classifier(study, make=False)
     options: dict[str, Any] = dict(temperature=temperature, epsilon=epsilon, published_factor=study.config.odin_factor)
@@ -137,7 +150,10 @@ def _rank_average(study: pipeline.Study) -> Parts:
 
 def _chosen(study: pipeline.Study, method: str) -> Parts:
     plain = one_pass(study, make=False)
-    table = simulations(study, make=False) if method == "Selected" else selection.oracle_table(study, plain["test"])
+    if method == "Selected":
+        table = simulations(study, make=False)
+    else:
+        table = selection.oracle_table(odin_grid(study, make=False), plain["test"], study.split.answers.test_anomaly)
     choice = selection.choose(table)
     extra: dict[str, Any] = {"choice": {name: value if value == value else None for name, value in choice._asdict().items()}}
     if choice.score == "ODIN":

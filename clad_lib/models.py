@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
@@ -170,9 +169,11 @@ class ResNet18(nn.Module):
     """
 
     def __init__(self, channels: int, size: int, *, classes: int, stem: Stem = "small", mean: Tensor, std: Tensor):
+        from torchvision.models import resnet18  # here: the import takes seconds, and only the classifier needs it
+
         super().__init__()
         self.standardise = Standardise(mean, std)
-        self.trunk = torchvision.models.resnet18(num_classes=classes)
+        self.trunk = resnet18(num_classes=classes)
         self.trunk.conv1 = _stem_convolution(stem, channels, size)
         if stem == "full":
             self.trunk.maxpool = nn.Identity()

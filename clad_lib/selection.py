@@ -17,7 +17,7 @@ from clad_lib.training import infer, seeded
 TEMPERATURES = (1.0, 10.0, 1000.0)
 EPSILONS = (0.0, 0.0007, 0.0014, 0.0028, 0.0112)  # pixel units
 IMAGES = 500  # of each kind in a fold
-ORACLE_IMAGES = 2000  # test images on which the oracle chooses
+GRID_IMAGES = 2000  # of each part, on which ODIN's whole grid is computed and the oracle chooses
 GROUPS = 6  # of k-means, withheld when the number of clusters itself is chosen
 COLUMNS = ("fold", "score", "temperature", "epsilon", "auroc")
 
@@ -28,6 +28,17 @@ class Fold(NamedTuple):
     train: np.ndarray
     normal: np.ndarray
     withheld: np.ndarray
+
+
+class OdinGrid(NamedTuple):
+    """ODIN scores (T, E, n) of sampled calibration images and (T, E, m) of sampled test images, with their rows."""
+
+    temperatures: tuple[float, ...]
+    epsilons: tuple[float, ...]
+    calibration_rows: np.ndarray  # (n,)
+    calibration: np.ndarray
+    test_rows: np.ndarray  # (m,)
+    test: np.ndarray
 
 
 class Choice(NamedTuple):
@@ -111,14 +122,25 @@ def choose(table: pd.DataFrame) -> Choice:
     return Choice(str(score), float(temperature), float(epsilon), float(means.max()))
 
 
-def oracle_table(study: pipeline.Study, tested: dict[str, np.ndarray]) -> pd.DataFrame:
-    """ORACLE: AUROC of every setting on at most 2,000 test images with their labels; `tested` has the one-pass scores."""
+def sampled_grid(study: pipeline.Study) -> OdinGrid:
+    """ODIN at every temperature and epsilon on at most 2,000 calibration and 2,000 test images; reads no label."""
     model, _ = pipeline.classifier(study, make=False)
-    random = np.random.default_rng(study.config.seed)
-    rows = np.sort(random.permutation(len(study.split.test))[:ORACLE_IMAGES])
-    images = study.split.test[torch.from_numpy(rows)]
-    grid = scoring.odin_grid(model, images, temperatures=TEMPERATURES, epsilons=EPSILONS)
-    return rate_grid(grid, {name: values[rows] for name, values in tested.items()}, study.split.answers.test_anomaly[rows])
+    found: dict[str, np.ndarray] = {}
+    for part in ("calibration", "test"):
+        images, random = getattr(study.split, part), np.random.default_rng(study.config.seed)
+        rows = np.sort(random.permutation(len(images))[:GRID_IMAGES])
+        found[f"{part}_rows"] = rows
+        found[part] = scoring.odin_grid(model, images[torch.from_numpy(rows)], temperatures=TEMPERATURES, epsilons=EPSILONS)
+    return OdinGrid(TEMPERATURES, EPSILONS, **found)
+
+
+def oracle_table(grid: OdinGrid, tested: dict[str, np.ndarray], anomaly: np.ndarray) -> pd.DataFrame:
+    """ORACLE: AUROC of every setting on the grid's test images with their labels, anomaly (N,) of the whole test split.
+
+    `tested` has the one-pass scores, name -> (N,).
+    """
+    rows = grid.test_rows
+    return rate_grid(grid.test, {name: values[rows] for name, values in tested.items()}, anomaly[rows])
 
 
 def simulate_clusters(study: pipeline.Study, candidates: Sequence[int]) -> pd.DataFrame:

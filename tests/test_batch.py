@@ -143,7 +143,7 @@ def victims(process, kind):
     if kind == "driver":
         return [psutil.Process(process.pid)]
     mark = "ipykernel_launcher" if kind == "kernel" else "spawn_main"
-    return [child for child, line in lines.items() if mark in line and "tracker" not in line]
+    return [child for child, line in lines.items() if mark in line and "resource_tracker" not in line]
 
 
 def disturb(root, seed, kills):
@@ -155,7 +155,7 @@ def disturb(root, seed, kills):
                 break
             process = start(command(root, "--workers", "2"), start_new_session=True)
         kind = ("driver", "worker", "kernel")[(seed + len(delivered)) % 3]
-        time.sleep(random.uniform(3, 9))
+        time.sleep(random.uniform(3, 25))
         try:
             found = victims(process, kind)
             if found and process.poll() is None:

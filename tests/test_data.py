@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from clad_lib import sources
-from clad_lib.data import fingerprint, load_dataset
+from clad_lib.data import fingerprint, load_dataset, to_download
 from clad_lib.sources import DataError
 
 
@@ -215,3 +215,26 @@ def test_digits_are_scikit_learns_in_their_order():
     assert np.array_equal(np.concatenate([train.labels, test.labels]), raw.target)
     means = np.concatenate([train.images, test.images]).mean((1, 2, 3)) / 255
     assert np.abs(means - raw.images.mean((1, 2)) / 16).max() < 0.03
+
+
+def test_what_a_download_would_fetch(tmp_path, monkeypatch):
+    places = dict(root=tmp_path / "root", cache=tmp_path / "cache")
+    for name in sources.SHAPES:
+        assert f"{name} is not on this machine" in to_download(name, **places)
+    assert to_download("digits", **places) == to_download(str(tmp_path), **places) == ""
+    monkeypatch.setenv("CLAD_DATA", str(tmp_path))
+    assert to_download("mnist", **places) == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_fetched_or_decoded_before_is_here(tmp_path, monkeypatch):
+    places = dict(root=tmp_path / "root", cache=tmp_path / "cache")
+    (tmp_path / "root" / "gtsrb" / "GTSRB" / "Training").mkdir(parents=True)
+    assert to_download("gtsrb", **places)  # half a download
+    tiny_zip(tmp_path / "root" / "tiny-imagenet-200.zip")
+    assert to_download("tiny_imagenet", **places) == ""
+    load_dataset("tiny_imagenet", **places)
+    (tmp_path / "root" / "tiny-imagenet-200.zip").unlink()
+    monkeypatch.setattr(sources, "download", lambda *a: pytest.fail("fetched again"))
+    assert to_download("tiny_imagenet", **places) == ""
+    load_dataset("tiny_imagenet", **places)

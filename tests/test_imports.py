@@ -17,8 +17,10 @@ LAYERS = [
     {"config", "published", "class_names", "sources", "data", "scenarios", "models", "training", "evaluation", "curves"}
     | {"bands", "runs"},
     {"clustering", "scoring", "baselines", "deep_svdd", "kernel_baselines", "calibration", "embedding", "preflight"},
-    {"plots", "pipeline", "selection", "measure", "methods", "ablation", "results"} | {"studies", "tables"},
-    {"headless", "widgets", "detector", "batch", "jobs", "__main__"},
+    {"plots", "pipeline", "selection", "measure", "methods", "ablation", "results"}
+    | {"records", "tracking", "sweeps", "marks"}
+    | {"studies", "tables", "boundaries", "operating"},
+    {"headless", "widgets", "detector", "batch", "jobs", "reports", "__main__"},
 ]
 
 

@@ -10,10 +10,12 @@ from clad_lib.plots.latent import latent_scatter, two_boundaries
 from clad_lib.plots.scores import score_histogram
 from clad_lib.plots.tables import auroc_bars, results_table, waterfall
 from clad_lib.plots.theme import ANOMALOUS, NORMAL, PALETTE, TEMPLATE, alt_text
+from clad_lib.plots.threshold import threshold_point, threshold_traces, threshold_view
 
 __all__ = [
     "ANOMALOUS", "NORMAL", "PALETTE", "TEMPLATE", "Picture", "ablation_lines", "alt_text", "auroc_bars", "class_grid",
     "cluster_health", "cluster_matrix", "confidence_histograms", "extreme_images", "false_alarm_curve", "find_browser",
     "four_stages", "guarantee_check", "image_rows", "latent_scatter", "loss_curves", "png_bytes", "reconstructions",
-    "results_table", "roc_curves", "score_histogram", "show", "two_boundaries", "waterfall", "write_figure",
+    "results_table", "roc_curves", "score_histogram", "show", "threshold_point", "threshold_traces", "threshold_view",
+    "two_boundaries", "waterfall", "write_figure",
 ]  # fmt: skip

@@ -32,7 +32,7 @@ def score_histogram(
     for name, rows, style in (("normal", ~anomaly, NORMAL), ("anomalous", anomaly, ANOMALOUS)):
         if rows.any():
             counts = np.histogram(np.clip(scores[rows], edges[0], edges[-1]), edges)[0]
-            figure.add_bar(**_bars(edges, counts, f"{name} ({rows.sum():,} images)", style))
+            figure.add_bar(**kind_bars(edges, counts, f"{name} ({rows.sum():,} images)", style))
             told.append(f"{name} median {np.median(scores[rows]):.4g}")
     above = dict(orientation="h", x=1, xanchor="right", y=1, yanchor="bottom")
     figure.update_layout(barmode="overlay", bargap=0, showlegend=True, legend=above)
@@ -55,13 +55,14 @@ def score_bins(scores: np.ndarray, bins: int) -> np.ndarray:
     return np.linspace(low, high, bins + 1)
 
 
-def _bars(edges: np.ndarray, counts: np.ndarray, name: str, style: Look) -> dict[str, Any]:
+def kind_bars(edges: np.ndarray, counts: np.ndarray, name: str, style: Look) -> dict[str, Any]:
+    """Histogram bars of one kind of image as shares, from bin edges (B + 1,) and counts (B,): arguments of a bar trace."""
     fill: dict[str, Any] = dict(color=style.colour, opacity=0.75, line=dict(width=1, color=style.colour))
     if style.pattern:  # hatched and paler: what lies behind stays visible, and a grey print tells the two apart
         hatch = dict(shape=style.pattern, fillmode="overlay", fgcolor="#B34700", size=6, solidity=0.35)
         fill |= dict(pattern=hatch, opacity=0.6)
     return dict(
-        x=(edges[:-1] + edges[1:]) / 2, y=counts / counts.sum(), width=np.diff(edges), customdata=counts, name=name,
+        x=(edges[:-1] + edges[1:]) / 2, y=counts / max(counts.sum(), 1), width=np.diff(edges), customdata=counts, name=name,
         marker=fill, hovertemplate="score %{x:.4g}: %{customdata} images, %{y:.2%}<extra>%{fullData.name}</extra>",
     )  # fmt: skip
 
