@@ -1,6 +1,6 @@
 # The commands people type. `make setup` runs by itself when one of them needs it.
 .DEFAULT_GOAL := help
-.PHONY: help setup study batch figures lab test test-slow lint notebooks bench clean
+.PHONY: help setup study batch figures lab dashboard test test-slow test-browser lint notebooks bench clean
 
 UV = $(shell command -v uv || echo .tools/bin/uv)
 PY = .venv/bin/python
@@ -32,11 +32,17 @@ figures: setup  ## the README's tables again, from results/measured.csv alone
 lab: setup  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks/01_scenarios.ipynb
 
+dashboard: setup  ## the explorers of the default run as a web page without code, on 127.0.0.1
+	$(PY) -m clad_lib dashboard
+
 test: setup  ## the test suite (embedded data, no network)
 	$(PY) -m pytest
 
 test-slow: setup  ## checks on real data; set CLAD_DATA first
 	$(PY) -m pytest -m slow
+
+test-browser: setup  ## a real JupyterLab and Voila in Chromium; screenshots go to test-artefacts/
+	$(PY) -m pytest -m browser -p no:xdist tests/test_browser.py
 
 lint: setup  ## formatter, linter and types
 	$(PY) -m ruff check .

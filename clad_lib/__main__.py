@@ -87,7 +87,7 @@ def batch(
 ) -> None:
     """Execute a whole study with papermill on Dask; what is done is found again, so the same command resumes."""
     from clad_lib import batch as engine
-    from clad_lib import jobs
+    from clad_lib import jobs, reports
     from clad_lib.studies import read_study
     from clad_lib.training import pick_device
 
@@ -102,16 +102,34 @@ def batch(
     report = engine.run_batch(
         planned, name=found.name, workers=workers, scheduler=scheduler, device=device, retry_failed=retry_failed
     )
-    counts = {status: report.count(status) for status in ("done", "failed", "blocked")}
-    typer.echo(
-        f"{found.title}: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + f" in {report.seconds:.0f} s"
-    )
-    for job in planned:
-        if report.outcomes[job.key].status == "failed":
-            typer.echo(f"failed: {job.title}: {report.outcomes[job.key].error}\n  {job.failure}")
-    if counts["failed"] or counts["blocked"]:
-        typer.echo("look at the notebooks in those folders, then give the command again with --retry-failed")
+    if not reports.batch(found.title, planned, report):
         raise typer.Exit(1)
+
+
+@app.command()
+def dashboard(
+    dataset: Dataset = "digits",
+    scenario: Scenario = "CUR",
+    profile: Profile = "fast",
+    seed: Seed = 0,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    settings: Settings = None,
+    ip: Annotated[str, typer.Option(help="address to listen on; any other lets people in, without a password")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8866,
+    browser: Annotated[bool, typer.Option(help="open a browser")] = True,
+) -> None:
+    """Serve the explorers of a finished run as a web page without code (Voila)."""
+    from clad_lib import dashboard as page
+    from clad_lib import headless, pipeline
+
+    config = make_config(dataset, scenario, profile=profile, seed=seed, **_parse(settings or []))
+    opened = pipeline.open_study(config, runs_root=runs.resolve(), device=device)
+    if not opened.run.has("ODIN"):
+        typer.echo("this run has no scores yet: `python -m clad_lib study` with the same options makes them")
+    prepared = page.prepare(headless.notebook_parameters(config, runs, device), opened.folder / page.PAGE)
+    typer.echo(f"http://{ip}:{port}  (ctrl-C ends it)")
+    raise typer.Exit(page.serve(prepared, ip=ip, port=port, browser=browser))
 
 
 @app.command()

@@ -25,6 +25,8 @@ from clad_lib import plots
 from clad_lib.config import Config, differing_fields, make_config
 
 PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+INTERACTIVE = "*Interactive: run the notebook in JupyterLab, Notebook 7 or VS Code. The next picture needs no kernel.*"
 LONG = ("07_ablations",)  # trains again for each setting: only when it is asked for
 STOPPED = (PapermillExecutionError, DeadKernelError, CellTimeoutError)
 
@@ -195,6 +197,8 @@ def keep_static_pictures(notebook: Path, figures: Path | None = None) -> None:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
         for output in cell.get("outputs", []):
             data = output.get("data", {})
+            if WIDGET in data:
+                output["data"] = nbformat.from_dict({"text/markdown": INTERACTIVE, "text/plain": INTERACTIVE.strip("*")})
             if PLOTLY in data:
                 picture = plots.png_bytes(go.Figure(data[PLOTLY]))
                 if picture is None:
@@ -202,5 +206,6 @@ def keep_static_pictures(notebook: Path, figures: Path | None = None) -> None:
                 data["image/png"] = base64.b64encode(picture).decode()
                 if figures is not None:
                     (figures / f"{next(names)}.png").write_bytes(picture)
-    document.metadata.pop("papermill", None)
+    for name in ("papermill", "widgets"):
+        document.metadata.pop(name, None)
     nbformat.write(document, notebook)

@@ -22,10 +22,10 @@ from clad_lib.methods import CHOSEN, CLAD
 from clad_lib.runs import Run
 from clad_lib.scenarios import load_split, split_key
 
-FROM_CLASSIFIER = (*CLAD, *CHOSEN)  # what notebook 05 makes
+FROM_CLASSIFIER = (*CLAD, *CHOSEN)  # what notebook 05 makes; CHOSEN only where they are asked for, since they train again
 STAGES_OF = {
     "02_latent_space": ("autoencoder", "embedding"), "03_self_labelling": ("clusters",), "04_classifier": ("classifier",),
-    "05_odin_scoring": FROM_CLASSIFIER,
+    "05_odin_scoring": CLAD,
 }  # fmt: skip
 ON_CPU = ("OCSVM", "SVDD")  # solved by scikit-learn and SciPy: they never ask for a GPU
 OLD = 2 * 24 * 3600  # seconds: a draft that old belongs to a process that was killed
@@ -85,8 +85,10 @@ def plan(configs: Iterable[Config], methods: Sequence[str], root: Path) -> list[
 
 def _jobs_of(run: Run, methods: Sequence[str]) -> list[Job]:
     chain: list[Job] = []
+    chosen = CHOSEN if set(CHOSEN) & set(methods) else ()
     for notebook in _chain(methods):
-        chain.append(_job(run, notebook, STAGES_OF[notebook], [job.key for job in chain[-1:]]))
+        makes = STAGES_OF[notebook] + (chosen if notebook[:2] == "05" else ())
+        chain.append(_job(run, notebook, makes, [job.key for job in chain[-1:]]))
     after = {"OCNN": [job.key for job in chain[:1]], "OCCNN": [job.key for job in chain[:1]]}
     alone = [name for name in methods if name not in FROM_CLASSIFIER]
     return chain + [_job(run, "06_baselines", (name,), after.get(name, [])) for name in alone]
@@ -127,7 +129,7 @@ def _execute(job: Job, device: str) -> Outcome:
     started, scratch = time.monotonic(), job.run.root / ".executing"
     scratch.mkdir(exist_ok=True)
     parameters = headless.notebook_parameters(job.run.config, job.run.root, device)
-    if job.notebook.startswith("06"):
+    if job.notebook[:2] in ("05", "06"):
         parameters["only"] = list(job.makes)
     with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
         target = Path(folder) / job.executed.name

@@ -9,7 +9,9 @@ from typing import Any
 
 import typer
 
+from clad_lib.batch import Report
 from clad_lib.headless import LONG
+from clad_lib.jobs import Job
 from clad_lib.methods import METHODS
 
 
@@ -42,3 +44,15 @@ def table(opened: Any, names: Sequence[str]) -> None:
         interval = f"{100 * metrics['auroc_low']:.1f} to {100 * metrics['auroc_high']:.1f}"
         typer.echo(f"{label:<20} {100 * metrics['auroc']:6.1f} {interval:>15} {100 * metrics['aupr_anomaly']:6.1f} "
                    f"{100 * metrics['fpr95']:10.1f}")  # fmt: skip
+
+
+def batch(title: str, planned: Sequence[Job], report: Report) -> bool:
+    """How a batch ended, each failed job with its error and its folder; whether everything is done."""
+    counts = {status: report.count(status) for status in ("done", "failed", "blocked")}
+    typer.echo(f"{title}: {', '.join(f'{count} {status}' for status, count in counts.items())} in {report.seconds:.0f} s")
+    for job in planned:
+        if report.outcomes[job.key].status == "failed":
+            typer.echo(f"failed: {job.title}: {report.outcomes[job.key].error}\n  {job.failure}")
+    if counts["failed"] or counts["blocked"]:
+        typer.echo("look at the notebooks in those folders, then give the command again with --retry-failed")
+    return not counts["failed"] and not counts["blocked"]

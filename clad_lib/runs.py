@@ -65,7 +65,7 @@ STAGES: dict[str, Stage] = {
               "04_classifier"),
         Stage("outputs", (), "classifier", "05_odin_scoring"),
         Stage("one_pass", (), "outputs", "05_odin_scoring"),
-        Stage("odin_grid", ("temperature", "epsilon"), "classifier", "05_odin_scoring"),
+        Stage("odin_grid", (), "classifier", "05_odin_scoring"),
         Stage("simulations", _FOLDS, "clusters", "05_odin_scoring"),
         Stage("ODIN", (*_ODIN, *_METRICS), "classifier", "05_odin_scoring"),
         *(Stage(name, _METRICS, "one_pass", "05_odin_scoring")

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from clad_lib import batch, jobs
+from clad_lib.methods import CLAD
 from clad_lib.studies import read_study
 
 STUDY = """profile = "smoke"
@@ -91,6 +92,16 @@ def test_shared_stages_are_planned_once(tmp_path):
     assert all(keys.index(need) < keys.index(job.key) for job in planned for need in job.needs)
 
 
+def test_only_a_study_that_wants_a_chosen_score_trains_the_simulations(tmp_path):
+    path = tmp_path / "s.toml"
+    made = []
+    for wanted in ('"ODIN"', '"ODIN", "Selected"'):
+        path.write_text(STUDY.format(clusters=4).replace('"ODIN"', wanted))
+        study = read_study(path)
+        made.append({job.notebook: job.makes for job in jobs.plan(study.configs, study.methods, tmp_path)}["05_odin_scoring"])
+    assert made == [CLAD, jobs.FROM_CLASSIFIER]
+
+
 def test_methods_without_the_classifier_train_none(tmp_path):
     path = tmp_path / "s.toml"
     path.write_text(STUDY.format(clusters=4).replace('"ODIN", ', ""))
@@ -101,7 +112,7 @@ def test_methods_without_the_classifier_train_none(tmp_path):
 
 
 def test_everything_is_made_and_found_again(reference):
-    assert {name.partition("-")[0] for name in measured(reference)} == {*jobs.FROM_CLASSIFIER, "OCSVM", "SVDD", "OCNN"}
+    assert {name.partition("-")[0] for name in measured(reference)} == {*CLAD, "OCSVM", "SVDD", "OCNN"}
     before = {path: path.stat().st_mtime_ns for path in reference.rglob("*") if path.is_file() and "batches" not in path.parts}
     said = finish(start(command(reference)))
     assert f"{JOBS} done, 0 failed, 0 blocked" in said
