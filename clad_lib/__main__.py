@@ -184,19 +184,10 @@ def figures() -> None:
 @app.command()
 def notebooks(only: Annotated[str, typer.Option(help="some of them, by number: 02,03")] = "") -> None:
     """Re-execute the default study and rewrite the committed notebooks and figures/ from it."""
-    import tempfile
-
     from clad_lib import headless
 
     chosen = headless.choose_notebooks([name.strip() for name in only.split(",") if name.strip()] or ["all"])
-    figures = headless.notebook_folder().parent / "figures"
-    figures.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        for path in headless.execute_all(chosen, {}, Path(scratch)):
-            for old in figures.glob(f"{path.stem}-*.png"):
-                old.unlink()
-            headless.keep_static_pictures(path, figures)
-            (headless.notebook_folder() / path.name).write_bytes(path.read_bytes())
+    headless.rewrite(chosen)
     typer.echo(f"rewrote {', '.join(path.name for path in chosen)}")
 
 

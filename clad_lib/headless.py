@@ -209,3 +209,15 @@ def keep_static_pictures(notebook: Path, figures: Path | None = None) -> None:
     for name in ("papermill", "widgets"):
         document.metadata.pop(name, None)
     nbformat.write(document, notebook)
+
+
+def rewrite(notebooks: Sequence[Path]) -> None:
+    """Execute committed notebooks with their defaults, and put them back with their pictures, also in figures/."""
+    figures = notebook_folder().parent / "figures"
+    figures.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in execute_all(notebooks, {}, Path(scratch)):
+            for old in figures.glob(f"{path.stem}-*.png"):
+                old.unlink()
+            keep_static_pictures(path, figures)
+            (notebook_folder() / path.name).write_bytes(path.read_bytes())

@@ -52,7 +52,8 @@ class LatentExplorer(ipw.VBox):
         self.message = message_line()
         self.figure = live(self._draw())
         super().__init__([
-            ipw.HBox([self.colour, self.cluster, self.place_button]), self.message,
+            ipw.HBox([self.colour, self.cluster, self.place_button], layout=ipw.Layout(grid_gap="18px", flex_flow="row wrap")),
+            self.message,
             ipw.HBox([ipw.Box([self.figure], layout=ipw.Layout(flex="1 1 600px", min_width="0")),
                       ipw.VBox([self.hover], layout=ipw.Layout(width="190px"))]),
             self.selection, self.card,

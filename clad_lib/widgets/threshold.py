@@ -11,6 +11,7 @@ import ipywidgets as ipw
 import numpy as np
 
 from clad_lib import calibration, operating, plots
+from clad_lib.curves import finite
 from clad_lib.measure import ALPHA
 from clad_lib.operating import BY_ALPHA, BY_HAND, DELTA, Gathered, Point, Setting
 from clad_lib.pipeline import Study
@@ -81,10 +82,13 @@ class ThresholdExplorer(ipw.VBox):
 
     def _rows(self) -> list[ipw.Widget]:
         told = ipw.VBox([self.confusion, self.point_line])
+        rows = (
+            [self.score, self.temperature, self.epsilon],
+            [self.slider, self.typed],
+            [self.alpha, self.by_alpha, self.keep_button],
+        )
         return [
-            ipw.HBox([self.score, self.temperature, self.epsilon]),
-            ipw.HBox([self.slider, self.typed]),
-            ipw.HBox([self.alpha, self.by_alpha, self.keep_button]),
+            *(ipw.HBox(row, layout=ipw.Layout(grid_gap="18px", flex_flow="row wrap")) for row in rows),
             self.message, self.kept, self.figure,
             ipw.HBox([told, self.clusters], layout=ipw.Layout(flex_flow="row wrap", grid_gap="24px")),
             self.images,
@@ -93,7 +97,7 @@ class ThresholdExplorer(ipw.VBox):
     def _watch(self) -> None:
         for control in (self.score, self.temperature, self.epsilon):
             control.observe(self._on_setting, "value")
-        self.slider.observe(lambda change: self._by_hand(change["new"]), "value")
+        self.slider.observe(lambda change: self._on_slider(change["new"]), "value")
         self.typed.observe(lambda change: self._by_hand(change["new"]), "value")
         self.alpha.observe(lambda _: self._on_alpha(), "value")
         self.by_alpha.on_click(lambda _: self._on_alpha())
@@ -109,21 +113,22 @@ class ThresholdExplorer(ipw.VBox):
         self.sheet = self.data.sheets[self.data.start]
         self._load()
         view = plots.threshold_view(self.sheet.test, self.truth, float(np.median(self.sheet.test)), score=str(self.setting))
-        return view.update_layout(title_text=None, margin_t=24)
+        return view.update_layout(title=dict(text=None, subtitle=dict(text=None)), margin_t=24)
 
     def _load(self) -> None:
         """What depends on the setting alone: the sheet, its truth, the band of guaranteed rates, the slider's range."""
-        self.sheet = self.data.sheets[self.setting]
+        sheet = self.data.sheets[self.setting]
+        both = finite(np.concatenate([sheet.test, sheet.calibration]), f"scores of {self.setting}")
+        self.sheet = sheet
         self.truth = np.asarray(self.data.anomaly, dtype=bool)[self.sheet.rows]
         self.band = calibration.false_alarm_band(self.sheet.calibration, delta=DELTA)
-        both = np.concatenate([self.sheet.test, self.sheet.calibration])
         low, high = float(both.min()), float(both.max())
         if not low < high:
             raise ValueError(f"all scores of {self.setting} are {low:g}: there is no threshold to explore; train the run again")
-        margin = (high - low) / STEPS
+        step = (high - low) / STEPS
         with self._silently():
-            self.slider.min, self.slider.max = -math.inf, math.inf
-            self.slider.min, self.slider.max, self.slider.step = low - margin, high + margin, margin
+            self.slider.min = min(self.slider.min, low - step)  # never above the old end, where it would be refused
+            self.slider.max, self.slider.min, self.slider.step = high + step, low - step, step
 
     @contextlib.contextmanager
     def _silently(self) -> Iterator[None]:
@@ -154,8 +159,17 @@ class ThresholdExplorer(ipw.VBox):
         with guarded(self.message):
             self._by_alpha()
 
+    def _on_slider(self, value: float) -> None:
+        if abs(value - self._on_grid(self.threshold)) > self.slider.step / 2:  # else the browser echoes what was set
+            self._by_hand(value)
+
+    def _on_grid(self, value: float) -> float:
+        """The slider's nearest mark: browsers round to marks, and a rounded echo would pass for a hand."""
+        low, step = self.slider.min, self.slider.step
+        return min(max(low + round((value - low) / step) * step, low), self.slider.max)
+
     def _by_hand(self, value: float) -> None:
-        if not self._quiet:
+        if not self._quiet and value != self.threshold:
             with guarded(self.message):
                 if not math.isfinite(value):
                     raise ValueError(f"the threshold is {value}: expected a number between the lowest and the highest score")
@@ -179,7 +193,7 @@ class ThresholdExplorer(ipw.VBox):
         self.threshold, self.by = float(value), by
         self.point = operating.operating_point(self.sheet, self.truth, self.threshold, self.band)
         with self._silently():
-            self.slider.value = min(max(self.threshold, self.slider.min), self.slider.max)
+            self.slider.value = self._on_grid(self.threshold)
             self.typed.value = self.threshold
         with self.figure.batch_update():
             line = self.figure.layout.shapes[0]
