@@ -159,7 +159,7 @@ def train_classifier(
     return model, losses, shape
 
 
-def latent_map(study: Study, *, limit: int = 5000, make: bool = True) -> tuple[embedding.Embedding, np.ndarray]:
+def latent_map(study: Study, *, limit: int = 10_000, make: bool = True) -> tuple[embedding.Embedding, np.ndarray]:
     """The t-SNE map of at most `limit` of the autoencoder's latents, and which training images are on it, (n,)."""
     if make and not study.run.has("embedding"):
         model, _ = autoencoder(study, make=False)

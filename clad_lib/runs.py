@@ -59,7 +59,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("autoencoder", ("encoder", "latent", "ae_epochs", "ae_lr", "ae_batch", "noisy_latents"), None,
               "02_latent_space"),
-        Stage("embedding", (), "autoencoder", "02_latent_space"),
+        Stage("embedding", (), "autoencoder", "02_latent_space", version=2),
         Stage("clusters", _DEC, "autoencoder", "03_self_labelling"),
         Stage("classifier", ("stem", "clf_epochs", "clf_lr", "clf_batch", "clf_schedule"), "clusters",
               "04_classifier"),

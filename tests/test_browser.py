@@ -193,8 +193,8 @@ def test_the_threshold_explorer_in_jupyterlab(lab, page, project):
 
 
 def test_a_lasso_on_the_map_shows_images(lab, page):
-    run_all(page, lab, "02_latent_space", ".clad-selection")
-    plot = page.locator(".js-plotly-plot:has(.gl-canvas)").first
+    run_all(page, lab, "02_latent_space", ".clad-hover")
+    plot = page.locator(".jp-Cell", has=page.locator(".clad-hover")).locator(".js-plotly-plot")
     plot.scroll_into_view_if_needed()
     plot.locator(".main-svg").first.wait_for()
     page.wait_for_timeout(1000)
@@ -217,7 +217,7 @@ def test_a_scenario_is_built_by_ticking(lab, page):
     run_all(page, lab, "01_scenarios", "text=untick all >> visible=true")
     page.get_by_role("button", name="Untick all").click()
     for label in ("2", "7"):
-        page.locator(".widget-checkbox", has_text=re.compile(rf"^\s*{label}\s*$")).locator("input").check()
+        page.locator("label.widget-label-basic", has_text=re.compile(rf"^{label}$")).locator("input").check()
     line = page.locator("input[type=text]").filter(visible=True)
     deadline, said = time.monotonic() + 20, []
     while time.monotonic() < deadline:

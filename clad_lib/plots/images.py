@@ -134,13 +134,13 @@ def extreme_images(
     picks = {name: rows for name, rows in picks.items() if len(rows)}
     return image_rows(
         {name: np.asarray(images)[rows] for name, rows in picks.items()}, title=title, note=note,
-        captions=[_short(scores[rows], scores.std()) for rows in picks.values()],
+        captions=[short_scores(scores[rows], scores.std()) for rows in picks.values()],
         looks=[ANOMALOUS if name.startswith("anomalies") else NORMAL for name in picks],
-        alt="; ".join(f"{name}: scores {', '.join(_short(scores[rows], scores.std()))}" for name, rows in picks.items()),
+        alt="; ".join(f"{name}: scores {', '.join(short_scores(scores[rows], scores.std()))}" for name, rows in picks.items()),
     )  # fmt: skip
 
 
-def _short(scores: np.ndarray, spread: float) -> list[str]:
+def short_scores(scores: np.ndarray, spread: float) -> list[str]:
     """Scores with as many decimals as tell a tenth of their spread."""
     decimals = int(np.clip(1 - np.floor(np.log10(spread)), 0, 6)) if spread > 0 else 3
     return [f"{score:.{decimals}f}".replace("-", "\N{MINUS SIGN}") for score in scores]

@@ -15,6 +15,7 @@ from clad_lib.curves import finite
 from clad_lib.measure import ALPHA
 from clad_lib.operating import BY_ALPHA, BY_HAND, DELTA, Gathered, Point, Setting
 from clad_lib.pipeline import Study
+from clad_lib.plots.images import short_scores
 from clad_lib.runs import RunError
 from clad_lib.widgets.parts import guarded, live, message_line, say, strip, table
 
@@ -117,9 +118,8 @@ class ThresholdExplorer(ipw.VBox):
 
     def _load(self) -> None:
         """What depends on the setting alone: the sheet, its truth, the band of guaranteed rates, the slider's range."""
-        sheet = self.data.sheets[self.setting]
+        self.sheet = sheet = self.data.sheets[self.setting]
         both = finite(np.concatenate([sheet.test, sheet.calibration]), f"scores of {self.setting}")
-        self.sheet = sheet
         self.truth = np.asarray(self.data.anomaly, dtype=bool)[self.sheet.rows]
         self.band = calibration.false_alarm_band(self.sheet.calibration, delta=DELTA)
         low, high = float(both.min()), float(both.max())
@@ -227,11 +227,12 @@ class ThresholdExplorer(ipw.VBox):
         return table(["classified as", "normal", "false alarms", "anomalies", "found"], cells)
 
     def _image_strips(self) -> str:
-        parts = []
+        parts, spread = [], float(self.sheet.test.std())
         for name, places in zip(("just above the line (alarms)", "just below the line"),
                                 operating.around(self.sheet.test, self.threshold), strict=True):  # fmt: skip
             kinds = ["anomaly" if truth else "normal" for truth in self.truth[places]]
-            texts = [f"{score:.4g}\n{kind}" for score, kind in zip(self.sheet.test[places], kinds, strict=True)]
+            scores = short_scores(self.sheet.test[places], spread)
+            texts = [f"{score} {kind}" for score, kind in zip(scores, kinds, strict=True)]
             parts.append(f"<b>{name}</b>{strip(self.data.images[self.sheet.rows[places]], texts)}")
         return "".join(parts)
 
