@@ -203,9 +203,8 @@ def overview(planned: Sequence[Job], workers: int) -> str:
 def _connect(scheduler: str, workers: int, device: str) -> Client:
     if scheduler:
         return Client(scheduler, timeout=10)
-    threads = max(1, (os.cpu_count() or 1) // workers)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    capped: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads)}
+    capped: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads_each(workers))}
     dask.config.set(capped)
     local: dict[str, Any] = dict(host="127.0.0.1", dashboard_address="127.0.0.1:0")
     if device != "cpu" and torch.cuda.is_available():
@@ -215,6 +214,15 @@ def _connect(scheduler: str, workers: int, device: str) -> Client:
     else:
         cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, **local)
     return _Owning(cluster)
+
+
+def threads_each(workers: int) -> int:
+    """Threads of a worker's kernels: its share of the cores, or OMP_NUM_THREADS where that is set and less.
+
+    Another number of threads adds in another order: for the same bits on another machine set OMP_NUM_THREADS.
+    """
+    share, asked = max(1, (os.cpu_count() or 1) // workers), os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(asked)) if asked.isdigit() and int(asked) else share
 
 
 def gpu_workers(workers: int, gpus: int) -> dict[str, dict[str, Any]]:

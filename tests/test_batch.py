@@ -264,6 +264,14 @@ def test_a_scheduler_that_goes_away_and_comes_back(reference, tmp_path):
     assert_same(tmp_path / "runs", reference)
 
 
+def test_threads_are_shared_and_never_more_than_asked_for(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [batch.threads_each(workers) for workers in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert [batch.threads_each(workers) for workers in (1, 2, 4)] == [3, 3, 2]
+
+
 def test_gpu_jobs_ask_for_the_resource_and_workers_offer_it(tmp_path):
     path = tmp_path / "s.toml"
     path.write_text(STUDY.format(clusters=4))

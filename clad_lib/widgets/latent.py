@@ -98,7 +98,7 @@ class LatentExplorer(ipw.VBox):
         steps = [[(order + side) / count, looks[order].colour] for order in range(count) for side in (0, 1)]
         texts = [plain(colouring.names[int(kind)]) for kind in kinds]
         return dict(color=place.astype(np.float32), colorscale=steps, cmin=-0.5, cmax=count - 0.5, showscale=True,
-                    symbol=[looks[order].symbol for order in place],
+                    symbol=np.array([each.number for each in looks])[place].tolist(),
                     colorbar=bar | dict(tickvals=list(range(count)), ticktext=texts))  # fmt: skip
 
     def _recolour(self) -> None:
