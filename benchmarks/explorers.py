@@ -29,7 +29,7 @@ def scores(count: int) -> Gathered:
         for setting in (START, Setting("ODIN", 1.0, 0.0014), Setting("MSP"))
     }
     images = random.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8)
-    return Gathered(sheets, anomaly, images, random.integers(0, 10, count), START, frozenset({START}))
+    return Gathered(sheets, anomaly, images, random.integers(0, 10, count), START)
 
 
 def latents(count: int) -> Mapped:

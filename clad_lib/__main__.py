@@ -115,7 +115,7 @@ def dashboard(
     device: Device = "auto",
     runs: Runs = Path("runs"),
     settings: Settings = None,
-    ip: Annotated[str, typer.Option(help="address to listen on; any other lets people in, without a password")] = "127.0.0.1",
+    ip: Annotated[str, typer.Option(help="any other address lets people look, without a password")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8866,
     browser: Annotated[bool, typer.Option(help="open a browser")] = True,
 ) -> None:
@@ -127,7 +127,8 @@ def dashboard(
     opened = pipeline.open_study(config, runs_root=runs.resolve(), device=device)
     if not opened.run.has("ODIN"):
         typer.echo("this run has no scores yet: `python -m clad_lib study` with the same options makes them")
-    prepared = page.prepare(headless.notebook_parameters(config, runs, device), opened.folder / page.PAGE)
+    parameters = headless.notebook_parameters(config, runs, device) | {"local": ip in page.LOOPBACK}
+    prepared = page.prepare(parameters, opened.folder / page.PAGE)
     typer.echo(f"http://{ip}:{port}  (ctrl-C ends it)")
     raise typer.Exit(page.serve(prepared, ip=ip, port=port, browser=browser))
 

@@ -67,14 +67,15 @@ def run_batch(
     jobs.sweep_drafts(planned[0].run.root)
     with tqdm(total=len(planned), initial=len(found), unit="job", desc=name, disable=not progress) as bar:
         state = _State(planned, found, journal, bar, device, workers or default_workers(device), work)
-        last_seen = time.monotonic()
+        lost = None  # when the cluster was seen to be gone
         while state.pending():
             try:
                 with _connect(scheduler, state.workers, device) as client:
-                    last_seen = time.monotonic()
+                    lost = None
                     _drive(client, state)
             except _LOST as error:
-                if not scheduler or time.monotonic() - last_seen > patience:
+                lost = lost or time.monotonic()
+                if not scheduler or time.monotonic() - lost >= patience:
                     where = scheduler or "the local cluster"
                     raise BatchError(f"{where} cannot be reached ({type(error).__name__}); finished jobs are kept: start the cluster, "  # noqa: E501
                                      "then give the same command again") from error  # fmt: skip
@@ -86,9 +87,8 @@ def run_batch(
 def _known(job: Job, retry_failed: bool) -> Outcome | None:
     if jobs.is_done(job):
         return Outcome(job.key, "done")
-    if not retry_failed and (job.failure / "error.json").is_file():
-        return Outcome(job.key, "failed", 0.0, json.loads((job.failure / "error.json").read_text())["error"])
-    return None
+    error = None if retry_failed else jobs.failure_of(job)
+    return None if error is None else Outcome(job.key, "failed", 0.0, error)
 
 
 class _State(NamedTuple):
@@ -157,8 +157,12 @@ def _write(journal: Path, job: Job, outcome: Outcome) -> None:
     config = job.run.config
     row = {"key": job.key, "title": job.title, "kind": _kind(job), "dataset": config.dataset, "profile": config.profile,
            "status": outcome.status, "seconds": round(outcome.seconds, 2), "error": outcome.error[:500], "time": time.time()}  # fmt: skip  # noqa: E501
-    with journal.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    try:
+        with journal.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise BatchError(f"cannot write the journal {journal}: {error.strerror}; finished jobs are kept: free some space, then "
+                         "give the same command again") from error  # fmt: skip
 
 
 def _kind(job: Job) -> str:
@@ -191,7 +195,7 @@ def time_left(pending: Sequence[Job], seconds: Mapping[tuple, float], workers: i
 
 def overview(planned: Sequence[Job], workers: int) -> str:
     """The jobs, one a line with done, failed or to do, and an estimate of the time left."""
-    states = {job.key: "done" if jobs.is_done(job) else "failed" if job.failure.is_dir() else "to do" for job in planned}
+    states = {job.key: "done" if jobs.is_done(job) else "failed" if jobs.failure_of(job) else "to do" for job in planned}
     left = [job for job in planned if states[job.key] != "done"]
     seconds = time_left(left, seconds_by_kind(planned[0].run.root / "batches"), workers)
     unknown = "nothing of this kind has finished yet: no estimate" if left else "nothing to do"

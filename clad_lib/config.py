@@ -6,6 +6,7 @@ import difflib
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from clad_lib.published import Encoder, published
@@ -135,6 +136,8 @@ def make_config(
 
     Raises ValueError for an unknown profile or field, TypeError for a value of the wrong type; both name the cure.
     """
+    if dataset not in DATASETS and Path(dataset).is_dir():
+        dataset = str(Path(dataset).resolve())  # kernels work in other folders
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}: expected one of {', '.join(PROFILES)}")
     config = Config(dataset, scenario, profile, seed, latent=10 if dataset in ("digits", "mnist") else 32)
@@ -199,6 +202,12 @@ def _check_range(name: str, value: float) -> None:
 def as_dict(config: Config) -> dict[str, Any]:
     """The config and its protocol as plain JSON values."""
     return asdict(config) | {"protocol": config.protocol}
+
+
+def overrides_of(config: Config) -> dict[str, Any]:
+    """What differs from the config's profile: field -> value."""
+    plain = make_config(config.dataset, config.scenario, profile=config.profile, seed=config.seed)
+    return {name: pair[0] for name, pair in differing_fields(config, plain).items()}
 
 
 def differing_fields(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:

@@ -12,6 +12,7 @@ import papermill
 from clad_lib.headless import NotebookError, check_parameters, notebook_folder
 
 PAGE = "dashboard.ipynb"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # others may look, but neither keep a threshold nor open a folder
 
 
 def prepare(parameters: dict[str, Any], target: Path) -> Path:
@@ -28,8 +29,8 @@ def prepare(parameters: dict[str, Any], target: Path) -> Path:
 
 def voila_command(notebook: Path, *, ip: str, port: int, browser: bool) -> list[str]:
     """The command line that serves the notebook; the kernel works in the folder of the notebook."""
-    line = [sys.executable, "-m", "voila", str(notebook), f"--Voila.ip={ip}", f"--port={port}", "--theme=light",
-            "--VoilaConfiguration.show_tracebacks=False", "--MappingKernelManager.cull_idle_timeout=3600",
+    line = [sys.executable, "-m", "voila", str(notebook), f"--Voila.ip={ip}", f"--port={port}", "--Voila.port_retries=0",
+            "--theme=light", "--VoilaConfiguration.show_tracebacks=False", "--MappingKernelManager.cull_idle_timeout=3600",
             "--MappingKernelManager.cull_interval=300"]  # fmt: skip
     return line if browser else [*line, "--no-browser"]
 

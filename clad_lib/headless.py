@@ -22,7 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from clad_lib import plots
-from clad_lib.config import Config, differing_fields, make_config
+from clad_lib.config import Config, overrides_of
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -79,11 +79,9 @@ def choose_notebooks(wanted: Sequence[str] = ()) -> list[Path]:
 
 def notebook_parameters(config: Config, runs: Path, device: str) -> dict[str, Any]:
     """What papermill puts into the parameters cell; `overrides` holds what differs from the profile."""
-    plain = make_config(config.dataset, config.scenario, profile=config.profile, seed=config.seed)
-    overrides = {name: pair[0] for name, pair in differing_fields(config, plain).items()}
     return {
         "dataset": config.dataset, "scenario": config.scenario, "profile": config.profile, "seed": config.seed,
-        "device": device, "runs": str(runs.resolve()), "overrides": overrides,
+        "device": device, "runs": str(runs.resolve()), "overrides": overrides_of(config),
     }  # fmt: skip
 
 

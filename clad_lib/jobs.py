@@ -21,6 +21,7 @@ from clad_lib.config import Config
 from clad_lib.methods import CHOSEN, CLAD
 from clad_lib.runs import Run
 from clad_lib.scenarios import load_split, split_key
+from clad_lib.whole import write_whole
 
 FROM_CLASSIFIER = (*CLAD, *CHOSEN)  # what notebook 05 makes; CHOSEN only where they are asked for, since they train again
 STAGES_OF = {
@@ -29,7 +30,7 @@ STAGES_OF = {
 }  # fmt: skip
 ON_CPU = ("OCSVM", "SVDD")  # solved by scikit-learn and SciPy: they never ask for a GPU
 OLD = 2 * 24 * 3600  # seconds: a draft that old belongs to a process that was killed
-FULL = "No space left on device"
+FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class Job(NamedTuple):
@@ -122,7 +123,7 @@ def execute(job: Job, device: str) -> Outcome:
         with FileLock(locks / f"{job.key[-10:]}.lock"):
             return Outcome(job.key, "done") if is_done(job) else _execute(job, device)
     except OSError as error:
-        return Outcome(job.key, "full" if FULL in str(error) else "failed", 0.0, f"{type(error).__name__}: {error}")
+        return Outcome(job.key, "full" if _is_full(str(error)) else "failed", 0.0, f"{type(error).__name__}: {error}")
 
 
 def _execute(job: Job, device: str) -> Outcome:
@@ -152,13 +153,25 @@ def _execute(job: Job, device: str) -> Outcome:
 def _failed(job: Job, target: Path, error: str, seconds: float) -> Outcome:
     """Keep the notebook with its traceback, unless the user or a full disk stopped it: then it is simply not done."""
     first = error.splitlines()[0]
-    if ": KeyboardInterrupt" in first or FULL in error:
-        return Outcome(job.key, "full" if FULL in error else "interrupted", seconds, first)
+    if ": KeyboardInterrupt" in first or _is_full(error):
+        return Outcome(job.key, "full" if _is_full(error) else "interrupted", seconds, first)
     job.failure.mkdir(parents=True, exist_ok=True)
     if target.is_file():
         os.replace(target, job.failure / target.name)
-    (job.failure / "error.json").write_text(json.dumps({"key": job.key, "title": job.title, "error": first}))
+    write_whole(job.failure / "error.json", json.dumps({"key": job.key, "title": job.title, "error": first}))
     return Outcome(job.key, "failed", seconds, first)
+
+
+def failure_of(job: Job) -> str | None:
+    """The error with which a job failed before; None where it did not, or where its record cannot be read."""
+    try:
+        return str(json.loads((job.failure / "error.json").read_text())["error"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _is_full(error: str) -> bool:
+    return any(text in error for text in FULL)
 
 
 @cache

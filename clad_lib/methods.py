@@ -137,12 +137,14 @@ def one_pass(study: pipeline.Study, *, make: bool = True) -> dict[str, dict[str,
 
 
 def _rank_average(study: pipeline.Study) -> Parts:
-    """Ranks among one half of the calibration images; the other half stays for thresholds."""
+    """Ranks among one half of the calibration images, by whole tracks; the other half stays for thresholds."""
     parts = one_pass(study, make=False)
-    count = len(study.split.calibration)
-    used = np.random.default_rng(study.config.seed).permutation(count) < count // 2
+    names, track = np.unique(study.split.calibration_tracks, return_inverse=True)
+    used = (np.random.default_rng(study.config.seed).permutation(len(names)) < len(names) // 2)[track]
     if not used.any():
-        raise ValueError(f"RankAverage got {count} calibration image(s): expected 2 or more; raise the setting `calibration`")
+        raise ValueError(
+            f"RankAverage got {len(names)} calibration image(s) or track(s): expected 2 or more; raise the setting `calibration`"
+        )
     reference = {name: values[used] for name, values in parts["calibration"].items()}
     calibrated, tested = (scoring.rank_average(parts[part], reference) for part in ("calibration", "test"))
     return Parts(calibrated, tested, used)

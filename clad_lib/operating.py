@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from clad_lib import calibration, methods, pipeline, runs
-from clad_lib.config import Protocol
+from clad_lib.config import Protocol, overrides_of
 from clad_lib.curves import finite
+from clad_lib.whole import write_whole
 
 DELTA = 0.1  # of the calibration draws may break a promise
-BY_ALPHA, BY_HAND = "false-alarm rate", "hand"
+
+# how a threshold was chosen; the first two need no look at the test images
+NAMED = "a false-alarm rate named beforehand"
+LARGEST = "the largest calibration score, since too few images can promise the rate named beforehand"
+RATE = "a false-alarm rate picked in sight of the test images"
+HAND = "by hand in sight of the test images"
 
 
 class Setting(NamedTuple):
@@ -42,7 +47,8 @@ class Gathered(NamedTuple):
     """Everything that an explorer of thresholds needs: all sheets of a run, and what is known of the test images.
 
     anomaly (N,) bool, images (N, C, H, W) uint8, clusters (N,) the classifier's pseudo-classes or None. `start` is the
-    configured setting; `clean` are the settings that were fixed beforehand or chosen from normal images.
+    configured setting; `left_out` names scores that are no finite numbers; `tracks` is whether one calibration score
+    stands for a whole track of frames.
     """
 
     sheets: dict[Setting, Sheet]
@@ -50,7 +56,8 @@ class Gathered(NamedTuple):
     images: np.ndarray
     clusters: np.ndarray | None
     start: Setting
-    clean: frozenset[Setting]
+    left_out: tuple[str, ...] = ()
+    tracks: bool = False
 
 
 class Point(NamedTuple):
@@ -104,23 +111,35 @@ def around(scores: np.ndarray, threshold: float, count: int = 8) -> tuple[np.nda
 
 
 def gather(study: pipeline.Study) -> Gathered:
-    """All finished scores of a run. RunError where there is none, ValueError for scores that are NaN or infinite."""
-    config, split = study.config, study.split
-    start = Setting("ODIN", config.temperature, config.epsilon)
-    everything, sheets = np.arange(len(split.test)), dict[Setting, Sheet]()
+    """All finished scores of a run; those that are NaN or infinite are left out. RunError where there is none."""
+    split, start = study.split, configured(study)
+    everything, sheets, left_out = np.arange(len(split.test)), dict[Setting, Sheet](), []
     for name in methods.METHODS:
         if study.run.has(name) and name not in methods.CHOSEN:
             one = methods.scores(study, name, make=False)
-            setting = start if name == "ODIN" else Setting(name)
-            sheets[setting] = Sheet(_independent(study, name, one.calibration), finite(one.test, f"{name} scores"), everything)
-    if not sheets:
+            try:
+                test = finite(one.test, f"{name} scores")
+                sheets[start if name == "ODIN" else Setting(name)] = Sheet(
+                    _independent(study, name, one.calibration), test, everything
+                )
+            except ValueError:
+                left_out.append(name)
+    if not sheets and not left_out:
         study.run.find("ODIN")  # says what is missing
     if study.run.has("odin_grid"):
         sheets = _grid_sheets(study) | sheets
     known = study.run.has("classifier")
     clusters = methods.predicted_clusters(study) if known else None
+    if not sheets:
+        raise ValueError(f"the scores of {', '.join(left_out)} are NaN or infinite: train the run again")
     first = start if start in sheets else next(iter(sheets))
-    return Gathered(sheets, split.answers.test_anomaly, split.test.numpy(), clusters, first, _clean(study, start))
+    tracks = len(np.unique(split.calibration_tracks)) < len(split.calibration_tracks)
+    return Gathered(sheets, split.answers.test_anomaly, split.test.numpy(), clusters, first, tuple(left_out), tracks)
+
+
+def configured(study: pipeline.Study) -> Setting:
+    """ODIN as the configuration has it, fixed before any score was seen."""
+    return Setting("ODIN", study.config.temperature, study.config.epsilon)
 
 
 def _grid_sheets(study: pipeline.Study) -> dict[Setting, Sheet]:
@@ -137,51 +156,42 @@ def _grid_sheets(study: pipeline.Study) -> dict[Setting, Sheet]:
 
 def _independent(study: pipeline.Study, name: str, scores: np.ndarray) -> np.ndarray:
     """One score a track; a method that used up some calibration images kept only the rest, whose rows are with its scores."""
-    import pandas as pd
-
     table = pd.read_parquet(study.run.find(name) / "scores.parquet", columns=["split", "index"])
     kept = np.isin(study.split.calibration_index, table.loc[table.split == "calibration", "index"])
     return calibration.one_per_track(scores, study.split.calibration_tracks[kept], seed=study.config.seed)
 
 
-def _clean(study: pipeline.Study, start: Setting) -> frozenset[Setting]:
-    chosen = set()
-    if study.run.has("Selected"):
-        choice = methods.scores(study, "Selected", make=False).metrics["choice"]
-        odin = choice["score"] == "ODIN"
-        chosen = {Setting(choice["score"], *((choice["temperature"], choice["epsilon"]) if odin else ()))}
-    return frozenset({start} | chosen)
-
-
 def protocol_of(study: pipeline.Study, setting: Setting, by: str) -> tuple[Protocol, str]:
-    """The protocol of a threshold, and why: `clean` only where nothing was chosen in sight of the anomalies."""
-    config, anomalies = study.config, bool(study.split.answers.test_anomaly.any())
-    if config.protocol != "clean":
-        return config.protocol, f"the run itself is {config.protocol}"
-    if not anomalies:
-        return "clean", "there are no anomalies that could have been looked at"
-    if setting not in _clean(study, Setting("ODIN", config.temperature, config.epsilon)):
-        return "oracle", "the score or its settings were picked in sight of the anomalies"
-    if by != BY_ALPHA:
-        return "oracle", "the threshold was moved by hand in sight of the anomalies"
-    return "clean", "a score fixed beforehand, and a threshold from calibration images alone"
+    """The protocol of a threshold, and why: `clean` only where nothing at all was chosen in sight of the test images."""
+    if study.config.protocol != "clean":
+        return study.config.protocol, f"the run itself is {study.config.protocol}"
+    if setting != configured(study):
+        return "oracle", "the score or its settings were picked in sight of the test images"
+    return "clean" if by in (NAMED, LARGEST) else "oracle", f"chosen as {by}"
 
 
 def keep_threshold(
-    study: pipeline.Study, setting: Setting, threshold: float, point: Point, *, by: str, alpha: float | None = None
+    study: pipeline.Study, setting: Setting, sheet: Sheet, threshold: float, point: Point, *, by: str, alpha: float | None = None
 ) -> dict[str, Any]:
     """Write the threshold to the run as threshold.json, whole or not at all, and return what was written.
 
-    `by` is BY_ALPHA for a threshold from a wished false-alarm rate `alpha`, BY_HAND for any other. RunError when the file
-    cannot be written.
+    `by` is one of NAMED, LARGEST, RATE and HAND, `alpha` the false-alarm rate that gave the threshold, None for any other.
+    RunError when the file cannot be written.
     """
     protocol, reason = protocol_of(study, setting, by)
+    config, path = study.config, kept_path(study)
     record: dict[str, Any] = {
         **setting._asdict(), "threshold": float(threshold), "chosen_by": by, "alpha": alpha, "delta": DELTA,
-        "protocol": protocol, "reason": reason, **point._asdict(), "seed": study.config.seed, "profile": study.config.profile,
-        "dataset": study.config.dataset, "scenario": study.config.scenario,
+        "protocol": protocol, "reason": reason, **point._asdict(), "bound": "at all thresholds at once",
+        "calibration_scores": len(sheet.calibration), "test_images": len(sheet.test), "dataset": config.dataset,
+        "scenario": config.scenario, "profile": config.profile, "seed": config.seed, "overrides": overrides_of(config),
     } | runs.stamp()  # fmt: skip
-    _write_whole(kept_path(study), json.dumps(record, indent=1))
+    try:
+        write_whole(path, json.dumps(record, indent=1))
+    except OSError as error:
+        raise runs.RunError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another folder for runs"
+        ) from error
     return record
 
 
@@ -194,16 +204,3 @@ def kept_threshold(study: pipeline.Study) -> dict[str, Any] | None:
     """What `keep_threshold` wrote for this configuration; None where nothing was kept."""
     path = kept_path(study)
     return json.loads(path.read_text()) if path.is_file() else None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-        os.replace(draft, path)
-    except OSError as error:
-        raise runs.RunError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another folder for runs"
-        ) from error

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ import pandas as pd
 from clad_lib.config import DATASETS
 from clad_lib.results import COLUMNS, KEY
 from clad_lib.runs import RunError
+from clad_lib.whole import write_whole
 
 KEPT = ("command", *(name for name in COLUMNS if name != "folder"))
 COUNTS = ("seed", "peak_memory_mb", "train", "test")
@@ -36,7 +35,7 @@ def keep(frame: pd.DataFrame, into: Path, *, note: str = "") -> Kept:
     written whole or not at all. ValueError for a file with other columns; RunError when it cannot be written.
     """
     reasons = frame.apply(_reason, axis=1)
-    wanted = _newest(frame[reasons == ""])
+    wanted = frame[reasons == ""]
     rows = pd.DataFrame([_record(row, note) for _, row in wanted.iterrows()], columns=list(KEPT), dtype=str)
     before = _read(into)
     known = pd.MultiIndex.from_frame(before[list(KEY)])
@@ -79,12 +78,6 @@ def _lines(frame: pd.DataFrame, reasons: pd.Series) -> tuple[str, ...]:
     )
 
 
-def _newest(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a key: where several folders hold one, as after a change of a stage's version, the one written last."""
-    written = [(Path(folder) / "config.json").stat().st_mtime for folder in frame.folder]
-    return frame.assign(written=written).sort_values("written", kind="stable").drop_duplicates(list(KEY), keep="last")
-
-
 def _record(row: pd.Series, note: str) -> dict[str, str]:
     return {"command": command(row, note)} | {name: _text(name, row[name]) for name in KEPT[1:]}
 
@@ -112,15 +105,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _write(path: Path, text: str) -> None:
-    draft = None
     try:
-        with tempfile.NamedTemporaryFile("w", prefix=f".{path.name}-", dir=path.parent, delete=False) as stream:
-            draft = Path(stream.name)
-            stream.write(text)
-        draft.chmod(0o644)
-        os.replace(draft, path)
+        write_whole(path, text)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; choose another file with --into") from error
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)

@@ -22,9 +22,20 @@ SCORE_COLUMNS = (*KEY, "split", "index", "hidden_class", "anomaly", "score")
 
 
 def collect(runs: str | Path) -> pd.DataFrame:
-    """One row for each finished method and seed under `runs`, with the columns COLUMNS; empty when there is none."""
-    rows = [_row(path) for path in sorted(Path(runs).glob("*/*/*/seed*/metrics.json"))]
-    return pd.DataFrame([row for row in rows if row], columns=list(COLUMNS))
+    """One row for each finished method and seed under `runs`, with the columns COLUMNS; empty when there is none.
+
+    Where several folders hold the same run, as after a change of a stage's version, the one written last counts.
+    """
+    paths = sorted(Path(runs).glob("*/*/*/seed*/metrics.json"), key=_written)
+    frame = pd.DataFrame([row for row in map(_row, paths) if row], columns=list(COLUMNS))
+    return frame.drop_duplicates(list(KEY), keep="last").sort_values("folder", ignore_index=True)
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0  # a folder that another process is just replacing
 
 
 def _row(path: Path) -> dict | None:

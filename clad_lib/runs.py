@@ -69,7 +69,8 @@ STAGES: dict[str, Stage] = {
         Stage("simulations", _FOLDS, "clusters", "05_odin_scoring"),
         Stage("ODIN", (*_ODIN, *_METRICS), "classifier", "05_odin_scoring"),
         *(Stage(name, _METRICS, "one_pass", "05_odin_scoring")
-          for name in ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM", "RankAverage")),
+          for name in ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM")),
+        Stage("RankAverage", _METRICS, "one_pass", "05_odin_scoring", version=2),
         Stage("Selected", (*_FOLDS, *_METRICS), "one_pass", "05_odin_scoring"),
         Stage("Oracle", _METRICS, "one_pass", "05_odin_scoring", protocol="oracle"),
         Stage("OCSVM", ("nu", *_METRICS), None, "06_baselines"),

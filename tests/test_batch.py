@@ -1,5 +1,6 @@
 """Batches with real worker processes and kernels: shared stages, failures kept apart, and kills at any moment."""
 
+import contextlib
 import json
 import os
 import signal
@@ -283,6 +284,43 @@ def test_gpu_jobs_ask_for_the_resource_and_workers_offer_it(tmp_path):
     assert all(batch.resources(job, "cpu") is None for job in planned)
     seen = [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in batch.gpu_workers(5, 2).values()]
     assert seen == ["0", "1", "0", "1", "0"]
+
+
+def test_patience_counts_from_the_loss_of_the_scheduler(tmp_path, monkeypatch):
+    """A batch that has run longer than its patience when the scheduler goes still waits as long as it promised."""
+    path = tmp_path / "s.toml"
+    path.write_text(STUDY.format(clusters=4))
+    study = read_study(path)
+    planned = jobs.plan(study.configs, study.methods, tmp_path / "runs")
+    clock, driven = [0.0], []
+
+    def drive(client, state):
+        driven.append(clock[0])
+        clock[0] += 1000  # much longer than the patience
+        if len(driven) < 3:
+            raise OSError("the scheduler is gone")
+        state.found.update({job.key: jobs.Outcome(job.key, "done") for job in planned})
+
+    monkeypatch.setattr(batch, "_drive", drive)
+    monkeypatch.setattr(batch, "_connect", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(batch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(batch.time, "sleep", lambda seconds: None)
+    report = batch.run_batch(planned, name="s", scheduler="tcp://127.0.0.1:1", patience=300, progress=False)
+    assert report.count("done") == len(planned)
+    assert len(driven) == 3
+
+
+def test_a_record_of_a_failure_that_was_cut_off_blocks_nothing(tmp_path):
+    path = tmp_path / "s.toml"
+    path.write_text(STUDY.format(clusters=4))
+    study = read_study(path)
+    job = jobs.plan(study.configs, study.methods, tmp_path / "runs")[0]
+    job.failure.mkdir(parents=True)
+    (job.failure / "error.json").write_text('{"error": "whole"}')
+    assert jobs.failure_of(job) == "whole"
+    (job.failure / "error.json").write_text("")
+    assert jobs.failure_of(job) is None
+    assert batch.overview([job], 1).startswith("to do")
 
 
 def test_a_scheduler_that_is_not_there_is_one_line(tmp_path):

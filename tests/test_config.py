@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from clad_lib.config import as_dict, differing_fields, make_config
+from clad_lib.config import as_dict, differing_fields, make_config, overrides_of
 from clad_lib.published import PUBLISHED
 
 
@@ -65,3 +65,15 @@ def test_bad_values_are_refused_with_the_expected_one(field, value, kind, said):
 def test_unknown_profile_lists_the_known():
     with pytest.raises(ValueError, match="smoke, fast, paper"):
         make_config(profile="quick")
+
+
+def test_a_folder_is_named_so_that_kernels_elsewhere_find_it(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert make_config("photos", "good").dataset == str((tmp_path / "photos").resolve())
+    assert make_config("nowhere", "good").dataset == "nowhere"
+
+
+def test_overrides_are_what_the_profile_would_not_have_set():
+    assert overrides_of(make_config("mnist", "CUR", profile="smoke", seed=3)) == {}
+    assert overrides_of(make_config("mnist", "CUR", clusters=4, epsilon=0)) == {"clusters": 4, "epsilon": 0.0}

@@ -8,7 +8,7 @@ import pytest
 
 from clad_lib import calibration, methods, operating, pipeline, runs, selection
 from clad_lib.config import make_config
-from clad_lib.operating import BY_ALPHA, BY_HAND, Setting, Sheet
+from clad_lib.operating import HAND, LARGEST, NAMED, RATE, Setting, Sheet
 
 SHEET = Sheet(np.arange(10.0), np.array([1.0, 2, 3, 4, 5, 6]), np.arange(6))
 ANOMALY = np.array([False, False, True, False, True, True])
@@ -77,11 +77,24 @@ def test_calibration_images_that_a_method_used_up_are_left_out(study):
 
 def test_only_what_was_chosen_without_anomalies_is_clean(study):
     start = Setting("ODIN", study.config.temperature, study.config.epsilon)
-    assert operating.protocol_of(study, start, BY_ALPHA)[0] == "clean"
-    assert operating.protocol_of(study, start, BY_HAND)[0] == "oracle"
-    choice = methods.scores(study, "Selected", make=False).metrics["choice"]
-    other = next(s for s in operating.gather(study).sheets if s.score not in ("ODIN", choice["score"]))
-    assert operating.protocol_of(study, other, BY_ALPHA)[0] == "oracle"
+    stamped = {by: operating.protocol_of(study, start, by)[0] for by in (NAMED, LARGEST, RATE, HAND)}
+    assert stamped == {NAMED: "clean", LARGEST: "clean", RATE: "oracle", HAND: "oracle"}
+    for setting in set(operating.gather(study).sheets) - {start}:
+        assert operating.protocol_of(study, setting, NAMED)[0] == "oracle"
+
+
+def test_a_score_that_is_no_number_is_left_out_alone(study, monkeypatch):
+    honest = methods.scores
+
+    def broken(opened, name, *, make):
+        found = honest(opened, name, make=make)
+        return found._replace(test=found.test * np.nan) if name == "OCSVM" else found
+
+    monkeypatch.setattr(methods, "scores", broken)
+    gathered = operating.gather(study)
+    assert gathered.left_out == ("OCSVM",)
+    assert Setting("OCSVM") not in gathered.sheets
+    assert gathered.start in gathered.sheets
 
 
 def test_a_threshold_is_kept_whole_and_found_again(study):
@@ -90,11 +103,13 @@ def test_a_threshold_is_kept_whole_and_found_again(study):
     assert operating.kept_threshold(study) is None
     band = calibration.false_alarm_band(sheet.calibration, delta=0.1)
     point = operating.operating_point(sheet, gathered.anomaly, 1.25, band)
-    record = operating.keep_threshold(study, gathered.start, 1.25, point, by=BY_HAND)
+    record = operating.keep_threshold(study, gathered.start, sheet, 1.25, point, by=HAND)
     assert operating.kept_threshold(study) == json.loads(json.dumps(record))
     assert record["protocol"] == "oracle"
     assert record["caught"] + record["missed"] == int(gathered.anomaly.sum())
     assert {"commit", "machine", "seed", "profile"} <= set(record)
+    assert record["overrides"] == {"clusters": 4}
+    assert (record["calibration_scores"], record["test_images"]) == (len(sheet.calibration), len(sheet.test))
     assert not list(operating.kept_path(study).parent.glob(".threshold*"))
 
 
@@ -103,7 +118,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(study, monkeypatch, tmp_pat
     monkeypatch.setattr(operating, "kept_path", lambda _: tmp_path / "file" / "threshold.json")
     point = operating.Point(1, 1, 1, 1, 1.0, 1.0)
     with pytest.raises(runs.RunError, match="choose another folder"):
-        operating.keep_threshold(study, Setting("ODIN", 1.0, 0.0), 1.0, point, by=BY_HAND)
+        operating.keep_threshold(study, Setting("ODIN", 1.0, 0.0), SHEET, 1.0, point, by=HAND)
 
 
 def test_an_empty_run_says_what_to_do(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from clad_lib import calibration, operating, pipeline, plots, widgets
 from clad_lib.config import make_config
-from clad_lib.operating import BY_ALPHA, BY_HAND, Gathered, Setting, Sheet
+from clad_lib.operating import HAND, LARGEST, NAMED, RATE, Gathered, Setting, Sheet
 from clad_lib.runs import RunError
 from clad_lib.widgets.mapped import Colouring, Mapped, Placed
 from clad_lib.widgets.parts import strip, thumbnail
@@ -33,7 +33,7 @@ def gathered(count=400, *, normals=300, seed=0, clusters=4):
         scores = random.normal(number, 1, count) + 1.5 * anomaly
         sheets[setting] = Sheet(random.normal(number, 1, 200), scores, np.arange(count))
     places = random.integers(0, clusters, count) if clusters else None
-    return Gathered(sheets, anomaly, images, places, START, frozenset({START}))
+    return Gathered(sheets, anomaly, images, places, START)
 
 
 def by_hand(data, setting, threshold):
@@ -47,7 +47,7 @@ def test_the_explorer_starts_at_a_threshold_from_calibration_images():
     explorer = widgets.ThresholdExplorer(data)
     wanted = calibration.threshold_for(data.sheets[START].calibration, alpha=0.1, delta=0.1)
     assert explorer.threshold == wanted.value
-    assert explorer.by == BY_ALPHA
+    assert explorer.by == NAMED
     assert numbers(explorer.confusion) == by_hand(data, START, wanted.value)
     assert f"{wanted.bound_per_1000:.0f} false alarms in 1,000" in text(explorer.message)
 
@@ -57,7 +57,7 @@ def test_slider_and_number_move_the_same_line():
     explorer = widgets.ThresholdExplorer(data)
     explorer.slider.value = explorer.slider.min + 250 * explorer.slider.step
     assert explorer.threshold == explorer.typed.value == pytest.approx(explorer.slider.value)
-    assert explorer.by == BY_HAND
+    assert explorer.by == HAND
     assert numbers(explorer.confusion) == by_hand(data, START, explorer.threshold)
     explorer.typed.value = 0.75
     assert explorer.threshold == 0.75
@@ -72,9 +72,9 @@ def test_an_echo_of_the_browser_is_no_hand():
     explorer = widgets.ThresholdExplorer(gathered())
     before = explorer.threshold
     explorer._on_slider(explorer.slider.value + explorer.slider.step / 3)
-    assert (explorer.threshold, explorer.by) == (before, BY_ALPHA)
+    assert (explorer.threshold, explorer.by) == (before, NAMED)
     explorer._on_slider(explorer.slider.value + explorer.slider.step)
-    assert explorer.by == BY_HAND
+    assert explorer.by == HAND
 
 
 def test_each_score_temperature_and_epsilon_has_its_own_scores():
@@ -94,7 +94,8 @@ def test_a_wish_that_no_threshold_can_promise_is_said():
     explorer.alpha.value = 0.001
     assert "needs 2302" in text(explorer.message)
     assert explorer.threshold == explorer.sheet.calibration.max()
-    assert explorer.by == BY_HAND
+    assert explorer.by == RATE
+    assert widgets.ThresholdExplorer(gathered(), alpha=0.001).by == LARGEST
 
 
 def test_keep_hands_on_what_is_shown():
@@ -102,17 +103,47 @@ def test_keep_hands_on_what_is_shown():
 
     def keep(*what):
         kept.append(what)
-        return {"protocol": "oracle", "reason": "because"}
+        return {"protocol": "oracle", "reason": "because", "threshold": what[2], **what[0]._asdict()}
 
     explorer = widgets.ThresholdExplorer(gathered(), keep=keep)
     explorer.typed.value = 0.5
     explorer.keep_button.click()
-    assert kept == [(START, 0.5, explorer.point, BY_HAND, None)]
-    assert "protocol oracle: because" in text(explorer.kept)
+    assert kept[0][0] == START
+    assert kept[0][2:] == (0.5, explorer.point, HAND, None)
+    assert "0.5 on ODIN, T = 1000, epsilon = 0.0014, protocol oracle: because" in text(explorer.kept)
     explorer.alpha.value = 0.2
     assert text(explorer.kept).strip() == ""
     explorer.keep_button.click()
-    assert kept[1][3:] == (BY_ALPHA, 0.2)
+    assert kept[1][4:] == (RATE, 0.2)
+
+
+def test_a_rate_tuned_on_the_anomalies_and_typed_again_is_not_named_beforehand():
+    explorer = widgets.ThresholdExplorer(gathered())
+    for alpha in (0.05, 0.3, 0.2):
+        explorer.alpha.value = alpha
+        assert explorer.by == RATE
+        assert "had this rate been named before looking" in text(explorer.message)
+    explorer.alpha.value = 0.1  # the one that the explorer opened with
+    assert explorer.by == NAMED
+
+
+def test_a_score_that_cannot_be_shown_leaves_nothing_to_keep():
+    data, kept = gathered(), []
+    data.sheets[Setting("MSP")] = Sheet(np.ones(200), np.ones(400), np.arange(400))
+    explorer = widgets.ThresholdExplorer(data, keep=lambda *what: kept.append(what))
+    before = explorer.confusion.value
+    explorer.score.value = "MSP"
+    assert "all scores of MSP are 1" in text(explorer.message)
+    assert explorer.keep_button.disabled
+    assert explorer.slider.disabled
+    assert (explorer.shown, explorer.confusion.value) == (START, before)
+    explorer.score.value = "ODIN"
+    assert not explorer.keep_button.disabled
+
+
+def test_tracks_are_promised_as_tracks():
+    assert "tracks, one image of each" in text(widgets.ThresholdExplorer(gathered()._replace(tracks=True)).message)
+    assert "calibration images" in text(widgets.ThresholdExplorer(gathered()).message)
 
 
 def test_a_disk_that_refuses_is_said_in_the_widget():

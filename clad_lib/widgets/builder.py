@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import ipywidgets as ipw
 import numpy as np
@@ -36,8 +37,9 @@ class ScenarioBuilder(ipw.VBox):
 
     command = traitlets.Unicode("")
 
-    def __init__(self, dataset: str = "digits", scenario: str = "", *, profile: str = "fast", seed: int = 0):
-        self.profile, self.seed = profile, seed
+    def __init__(self, dataset: str = "digits", scenario: str = "", *, profile: str = "fast", seed: int = 0,
+                 overrides: dict[str, Any] | None = None):  # fmt: skip
+        self.profile, self.seed, self.overrides = profile, seed, overrides or {}
         self.classes: dict[int, ipw.Checkbox] = {}
         self._data: tuple[ImageData, ImageData] | None = None
         self._split: Split | None = None
@@ -146,7 +148,7 @@ class ScenarioBuilder(ipw.VBox):
         self._choices(normal)
         with guarded(self.message):
             scenario = spell(self._name, train.class_names, normal)
-            config = make_config(self._name, scenario.name, profile=self.profile, seed=self.seed)
+            config = make_config(self._name, scenario.name, profile=self.profile, seed=self.seed, **self.overrides)
             self._split = split_rows(train, test, scenario, config)
             self.command = self.command_line.value = command_of(config)
             untested = [train.class_names[label] for label in normal if not len(self._rows[1][label])]

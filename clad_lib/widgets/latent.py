@@ -117,7 +117,7 @@ class LatentExplorer(ipw.VBox):
                 self.hover.value = strip(self.data.images[row : row + 1], [self._caption(row)], size=160)
 
     def _caption(self, row: int) -> str:
-        told = [f"image {row}"]
+        told = [f"image {row if self.data.index is None else self.data.index[row]}"]
         for name, colouring in self.data.colourings.items():
             value = colouring.values[row]
             told.append(str(colouring.names[int(value)]) if colouring.names else f"{name} {value:.3g}")
@@ -177,7 +177,7 @@ class LatentExplorer(ipw.VBox):
 
     def _place(self) -> None:
         with guarded(self.message):
-            if self.data.place is None:
+            if self.data.place is None or self.placed is not None:
                 return
             say(self.message, "Placing test images on the map with openTSNE's transform ...")
             found = self.placed = self.data.place()

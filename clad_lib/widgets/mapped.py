@@ -43,6 +43,7 @@ class Mapped(NamedTuple):
     confidence: np.ndarray | None = None
     hidden: np.ndarray | None = None
     names: tuple[str, ...] = ()
+    index: np.ndarray | None = None  # (N,) rows of the data set's training images
     place: Callable[[], Placed] | None = None
 
 
@@ -65,7 +66,16 @@ def gather(study: pipeline.Study) -> Mapped:
     told += f", seed {drawn.seed}, started from two principal components"
     images = split.train.numpy()[rows]
     return Mapped(
-        drawn.points, images, found, told, labels, confidence, hidden, split.class_names, lambda: _place(study, drawn, rows)
+        drawn.points,
+        images,
+        found,
+        told,
+        labels,
+        confidence,
+        hidden,
+        split.class_names,
+        split.train_index[rows],
+        lambda: _place(study, drawn, rows),
     )
 
 

@@ -13,24 +13,29 @@ import numpy as np
 from clad_lib import calibration, operating, plots
 from clad_lib.curves import finite
 from clad_lib.measure import ALPHA
-from clad_lib.operating import BY_ALPHA, BY_HAND, DELTA, Gathered, Point, Setting
+from clad_lib.operating import DELTA, HAND, LARGEST, NAMED, RATE, Gathered, Point, Setting, Sheet
 from clad_lib.pipeline import Study
-from clad_lib.plots.images import short_scores
 from clad_lib.runs import RunError
-from clad_lib.widgets.parts import guarded, live, message_line, say, strip, table
+from clad_lib.widgets import costs
+from clad_lib.widgets.parts import guarded, live, message_line, say
 
-Keep = Callable[[Setting, float, Point, str, float | None], dict[str, Any]]
+Keep = Callable[[Setting, Sheet, float, Point, str, float | None], dict[str, Any]]
 STEPS = 500  # of the slider, from the lowest to the highest score
 
 
-def threshold_explorer(study: Study) -> ipw.Widget:
-    """The explorer for one run, or one line that says what is missing: nothing finished, or scores that are no numbers."""
+def threshold_explorer(study: Study, *, alpha: float = ALPHA, may_keep: bool = True) -> ipw.Widget:
+    """The explorer for one run, or one line that says what is missing: nothing finished, or scores that are no numbers.
 
-    def keep(setting: Setting, threshold: float, point: Point, by: str, alpha: float | None) -> dict[str, Any]:
-        return operating.keep_threshold(study, setting, threshold, point, by=by, alpha=alpha)
+    `alpha` is the false-alarm rate named beforehand: only its threshold, on the configured score, is kept as `clean`.
+    """
+
+    def keep(setting: Setting, sheet: Sheet, threshold: float, point: Point, by: str, rate: float | None) -> dict[str, Any]:
+        return operating.keep_threshold(study, setting, sheet, threshold, point, by=by, alpha=rate)
 
     try:
-        return ThresholdExplorer(operating.gather(study), keep=keep)
+        explorer = ThresholdExplorer(operating.gather(study), alpha=alpha, keep=keep if may_keep else None)
+        explorer.recall(operating.kept_threshold(study))
+        return explorer
     except (RunError, ValueError) as error:
         line = message_line()
         say(line, f"No threshold explorer: {error}", loud=True)
@@ -38,15 +43,16 @@ def threshold_explorer(study: Study) -> ipw.Widget:
 
 
 class ThresholdExplorer(ipw.VBox):
-    """Controls: score, temperature, epsilon; slider, typed (the threshold as a number), alpha (the wished false-alarm rate).
+    """Controls: score, temperature, epsilon; slider, typed (the threshold as a number), alpha (the wanted false-alarm rate).
 
-    Nothing is computed but counts: every score is there already. `threshold`, `point` and `by` are the present state;
-    `keep` writes it somewhere and returns the record. Raises ValueError for scores that are NaN or infinite, or of one value.
+    Nothing is computed but counts: every score is there already. `shown`, `threshold`, `point` and `by` are the present
+    state; `keep` writes it somewhere and returns the record. Raises ValueError for scores that are NaN or infinite, or of
+    one value.
     """
 
-    def __init__(self, data: Gathered, *, keep: Keep | None = None):
-        self.data, self.keep, self._quiet = data, keep, False
-        self.threshold, self.by = math.nan, BY_HAND
+    def __init__(self, data: Gathered, *, alpha: float = ALPHA, keep: Keep | None = None):
+        self.data, self.keep, self.named, self._quiet = data, keep, alpha, False
+        self.threshold, self.by = math.nan, HAND
         self._controls()
         self.point_line, self.confusion, self.clusters, self.images = (ipw.HTML() for _ in range(4))
         for name, place in dict(confusion=self.confusion, rates=self.point_line, clusters=self.clusters).items():
@@ -73,13 +79,14 @@ class ThresholdExplorer(ipw.VBox):
             description="epsilon (pixel units)", **wide,
         )  # fmt: skip
         self.slider = ipw.FloatSlider(description="threshold", readout=False, layout=ipw.Layout(width="55%"), **wide)
-        self.typed = ipw.FloatText(description="as a number", layout=ipw.Layout(width="200px"), **wide)
+        self.typed = ipw.FloatText(description="as a number", layout=ipw.Layout(width="270px"), **wide)
         self.alpha = ipw.BoundedFloatText(
-            ALPHA, min=0.0005, max=0.9995, step=0.005, description="wished false-alarm rate",
-            layout=ipw.Layout(width="240px"), **wide,
+            self.named, min=0.0005, max=0.9995, step=0.005, description="false-alarm rate wanted (0 to 1)",
+            layout=ipw.Layout(width="300px"), **wide,
         )  # fmt: skip
         self.by_alpha = ipw.Button(description="Set by this rate", tooltip="from calibration images alone")
         self.keep_button = ipw.Button(description="Keep this threshold", button_style="primary", disabled=self.keep is None)
+        self._acting = (self.slider, self.typed, self.alpha, self.by_alpha, self.keep_button)
 
     def _rows(self) -> list[ipw.Widget]:
         told = ipw.VBox([self.confusion, self.point_line])
@@ -111,20 +118,19 @@ class ThresholdExplorer(ipw.VBox):
         return odin if self.score.value == "ODIN" else Setting(self.score.value)
 
     def _view(self) -> Any:
-        self.sheet = self.data.sheets[self.data.start]
-        self._load()
-        view = plots.threshold_view(self.sheet.test, self.truth, float(np.median(self.sheet.test)), score=str(self.setting))
+        self._load(self.data.start)
+        view = plots.threshold_view(self.sheet.test, self.truth, float(np.median(self.sheet.test)), score=str(self.shown))
         return view.update_layout(title=dict(text=None, subtitle=dict(text=None)), margin_t=24)
 
-    def _load(self) -> None:
+    def _load(self, setting: Setting) -> None:
         """What depends on the setting alone: the sheet, its truth, the band of guaranteed rates, the slider's range."""
-        self.sheet = sheet = self.data.sheets[self.setting]
-        both = finite(np.concatenate([sheet.test, sheet.calibration]), f"scores of {self.setting}")
-        self.truth = np.asarray(self.data.anomaly, dtype=bool)[self.sheet.rows]
-        self.band = calibration.false_alarm_band(self.sheet.calibration, delta=DELTA)
+        sheet = self.data.sheets[setting]
+        both = finite(np.concatenate([sheet.test, sheet.calibration]), f"scores of {setting}")
         low, high = float(both.min()), float(both.max())
         if not low < high:
-            raise ValueError(f"all scores of {self.setting} are {low:g}: there is no threshold to explore; train the run again")
+            raise ValueError(f"all scores of {setting} are {low:g}: there is no threshold to explore; train the run again")
+        self.shown, self.sheet, self.truth = setting, sheet, np.asarray(self.data.anomaly, dtype=bool)[sheet.rows]
+        self.band = calibration.false_alarm_band(sheet.calibration, delta=DELTA)
         step = (high - low) / STEPS
         with self._silently():
             self.slider.min = min(self.slider.min, low - step)  # never above the old end, where it would be refused
@@ -142,18 +148,20 @@ class ThresholdExplorer(ipw.VBox):
     def _on_setting(self, _: Any) -> None:
         if self._quiet:
             return
+        for control in self._acting:  # until the new setting is shown: nothing acts on the one before under its name
+            control.disabled = True
         with guarded(self.message):
-            odin = self.score.value == "ODIN"
-            self.temperature.disabled = self.epsilon.disabled = not odin
+            self.temperature.disabled = self.epsilon.disabled = self.score.value != "ODIN"
             if self.setting not in self.data.sheets:
-                say(self.message, f"{self.setting} was not computed: choose another temperature or epsilon", loud=True)
-                return
-            self._load()
+                raise ValueError(f"{self.setting} was not computed: choose another temperature or epsilon")
+            self._load(self.setting)
             with self.figure.batch_update():
                 for trace, new in zip(self.figure.data, plots.threshold_traces(self.sheet.test, self.truth), strict=False):
                     trace.update(new)
-                self.figure.layout.xaxis.title.text = f"{self.setting} (higher = more anomalous)"
+                self.figure.layout.xaxis.title.text = f"{self.shown} (higher = more anomalous)"
             self._by_alpha()
+            for control in self._acting:
+                control.disabled = control is self.keep_button and self.keep is None
 
     def _on_alpha(self) -> None:
         with guarded(self.message):
@@ -174,20 +182,23 @@ class ThresholdExplorer(ipw.VBox):
                 if not math.isfinite(value):
                     raise ValueError(f"the threshold is {value}: expected a number between the lowest and the highest score")
                 say(self.message, "")
-                self._move(value, BY_HAND)
+                self._move(value, HAND)
 
     def _by_alpha(self) -> None:
-        """The lowest threshold that promises the wished rate; where none does, the highest calibration score, and why."""
+        """The lowest threshold that promises the wanted rate; where none does, the highest calibration score, and why."""
         found = calibration.threshold_for(self.sheet.calibration, alpha=self.alpha.value, delta=DELTA)
+        named = self.alpha.value == self.named
         if math.isfinite(found.value):
-            size, whole = len(self.sheet.test), len(self.data.anomaly)
-            part = f"; counts are of a sample of {size:,} of the {whole:,} test images" if size < whole else ""
-            promise = f"with probability {1 - DELTA:g}, at most {found.bound_per_1000:.0f} false alarms in 1,000 normal images"
-            say(self.message, f"Promised: {promise} in the long run, from {found.n:,} calibration images{part}.")
-            self._move(found.value, BY_ALPHA)
+            say(self.message, costs.promise(found, named=named, tracks=self.data.tracks) + self._remarks())
+            self._move(found.value, NAMED if named else RATE)
         else:
-            say(self.message, f"{found.note}. The line is at the highest calibration score.", loud=True)
-            self._move(float(self.sheet.calibration.max()), BY_HAND)
+            say(self.message, f"{found.note}. The line is at the highest calibration score.{self._remarks()}", loud=True)
+            self._move(float(self.sheet.calibration.max()), LARGEST if named else RATE)
+
+    def _remarks(self) -> str:
+        size, whole = len(self.sheet.test), len(self.data.anomaly)
+        part = f" Counts are of a sample of {size:,} of the {whole:,} test images." if size < whole else ""
+        return part + (f" Left out, not finite: {', '.join(self.data.left_out)}." if self.data.left_out else "")
 
     def _move(self, value: float, by: str) -> None:
         self.threshold, self.by = float(value), by
@@ -204,47 +215,21 @@ class ThresholdExplorer(ipw.VBox):
         self._tell()
 
     def _tell(self) -> None:
-        point = self.point
-        self.confusion.value = table(
-            ["", "alarm", "no alarm"],
-            [["anomalies", point.caught, point.missed], ["normal images", point.false_alarms, point.passed]],
-        )
-        counted = "–" if math.isnan(point.counted_per_1000) else f"{point.counted_per_1000:.1f}"
-        self.point_line.value = (
-            "<div style='line-height:1.4'>False alarms in 1,000 normal images<br>"
-            f"counted on the test images: <b>{counted}</b><br>"
-            f"guaranteed, with probability {1 - DELTA:g} at this and all<br>other thresholds at once: at most "
-            f"<b>{point.bound_per_1000:.0f}</b></div>"
-        )
-        self.clusters.value = self._cluster_table()
-        self.images.value = self._image_strips()
-
-    def _cluster_table(self) -> str:
-        if self.data.clusters is None:
-            return ""
-        found = operating.cluster_rates(self.sheet.test, self.truth, self.data.clusters[self.sheet.rows], self.threshold)
-        cells = [[f"cluster {k}", n, _percent(false), m, _percent(caught)] for k, n, false, m, caught in found]
-        return table(["classified as", "normal", "false alarms", "anomalies", "found"], cells)
-
-    def _image_strips(self) -> str:
-        parts, spread = [], float(self.sheet.test.std())
-        for name, places in zip(("just above the line (alarms)", "just below the line"),
-                                operating.around(self.sheet.test, self.threshold), strict=True):  # fmt: skip
-            kinds = ["anomaly" if truth else "normal" for truth in self.truth[places]]
-            scores = short_scores(self.sheet.test[places], spread)
-            texts = [f"{score} {kind}" for score, kind in zip(scores, kinds, strict=True)]
-            parts.append(f"<b>{name}</b>{strip(self.data.images[self.sheet.rows[places]], texts)}")
-        return "".join(parts)
+        scores, rows = self.sheet.test, self.sheet.rows
+        self.confusion.value, self.point_line.value = costs.confusion_table(self.point), costs.false_alarms(self.point)
+        if self.data.clusters is not None:
+            self.clusters.value = costs.cluster_table(scores, self.truth, self.data.clusters[rows], self.threshold)
+        self.images.value = costs.image_strips(scores, self.truth, self.data.images, rows, self.threshold)
 
     def _on_keep(self) -> None:
         with guarded(self.kept):
-            if self.keep is None:
-                return
-            alpha = self.alpha.value if self.by == BY_ALPHA else None
-            record = self.keep(self.setting, self.threshold, self.point, self.by, alpha)
-            say(self.kept, f"Kept with the run, protocol {record['protocol']}: {record['reason']}.",
-                loud=record["protocol"] != "clean")  # fmt: skip
+            if self.keep is not None:
+                alpha = None if self.by == HAND else self.alpha.value
+                self.recall(self.keep(self.shown, self.sheet, self.threshold, self.point, self.by, alpha), "Kept with the run")
 
-
-def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1%}"
+    def recall(self, record: dict[str, Any] | None, lead: str = "Kept before") -> None:
+        """Say which threshold is kept with the run, and under which protocol; nothing where none is."""
+        if record is not None:
+            setting = Setting(record["score"], record["temperature"], record["epsilon"])
+            told = f"{record['threshold']:.6g} on {setting}, protocol {record['protocol']}: {record['reason']}"
+            say(self.kept, f"{lead}: {told}.", loud=record["protocol"] != "clean")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clad_lib.config import Config
+from clad_lib.config import Config, overrides_of
 from clad_lib.data import ImageData
 from clad_lib.scenarios import SCENARIOS, Scenario, Split, get_scenario, make_split
 from clad_lib.sources import DataError
@@ -62,10 +62,11 @@ def spell(dataset: str, class_names: Sequence[str], normal: Sequence[int]) -> Sc
 
 
 def command_of(config: Config) -> str:
-    """The line for a shell that runs the study of this dataset, scenario, profile and seed without a notebook open."""
+    """The line for a shell that runs the study of a configuration without a notebook open."""
     line = ["python", "-m", "clad_lib", "study", "--dataset", config.dataset, "--scenario", config.scenario]
     line += ["--profile", config.profile] if config.profile != Config.profile else []
-    return shlex.join(line + (["--seed", str(config.seed)] if config.seed != Config.seed else []))
+    line += ["--seed", str(config.seed)] if config.seed != Config.seed else []
+    return shlex.join(line + [part for name, value in overrides_of(config).items() for part in ("--set", f"{name}={value}")])
 
 
 def counts_of(split: Split) -> Counts:
