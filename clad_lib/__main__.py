@@ -87,7 +87,7 @@ def batch(
 ) -> None:
     """Execute a whole study with papermill on Dask; what is done is found again, so the same command resumes."""
     from clad_lib import batch as engine
-    from clad_lib import jobs, reports
+    from clad_lib import cluster, jobs, reports
     from clad_lib.studies import read_study
     from clad_lib.training import pick_device
 
@@ -95,7 +95,7 @@ def batch(
     if not scheduler:
         pick_device(device)
     planned = jobs.plan(found.configs, found.methods, runs.resolve())
-    workers = workers or engine.default_workers(device)
+    workers = workers or cluster.default_workers(device)
     if dry_run:
         typer.echo(engine.overview(planned, workers))
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import statistics
 import time
 import uuid
@@ -14,16 +13,12 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import dask
-import psutil
-import torch
-from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, as_completed
+from distributed import Client, as_completed
 from tqdm import tqdm
 
-from clad_lib import jobs
+from clad_lib import cluster, jobs
 from clad_lib.jobs import Job, Outcome
 
-MEMORY = 3e9  # bytes that one job may need, to choose a number of workers
 _LOST = (CancelledError, asyncio.CancelledError, TimeoutError, OSError)
 
 
@@ -40,13 +35,6 @@ class Report(NamedTuple):
     def count(self, status: str) -> int:
         """How many jobs ended like this."""
         return sum(outcome.status == status for outcome in self.outcomes.values())
-
-
-def default_workers(device: str = "auto") -> int:
-    """One worker a GPU; without one, as many as cores, but no more than the memory holds."""
-    if device != "cpu" and torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return max(1, min(os.cpu_count() or 1, int(psutil.virtual_memory().total / MEMORY)))
 
 
 def run_batch(
@@ -66,11 +54,11 @@ def run_batch(
     journal.parent.mkdir(parents=True, exist_ok=True)
     jobs.sweep_drafts(planned[0].run.root)
     with tqdm(total=len(planned), initial=len(found), unit="job", desc=name, disable=not progress) as bar:
-        state = _State(planned, found, journal, bar, device, workers or default_workers(device), work)
+        state = _State(planned, found, journal, bar, device, workers or cluster.default_workers(device), work)
         lost = None  # when the cluster was seen to be gone
         while state.pending():
             try:
-                with _connect(scheduler, state.workers, device) as client:
+                with cluster.connect(scheduler, state.workers, device) as client:
                     lost = None
                     _drive(client, state)
             except _LOST as error:
@@ -202,49 +190,3 @@ def overview(planned: Sequence[Job], workers: int) -> str:
     about = unknown if seconds is None else f"about {seconds / 60:.1f} minutes"
     last = f"{len(planned)} jobs, {len(planned) - len(left)} done, {len(left)} left; {workers} workers: {about}"
     return "\n".join([*(f"{states[job.key]:<7} {job.title}" for job in planned), last])
-
-
-def _connect(scheduler: str, workers: int, device: str) -> Client:
-    if scheduler:
-        return Client(scheduler, timeout=10)
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    capped: dict[str, Any] = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(names, threads_each(workers))}
-    dask.config.set(capped)
-    local: dict[str, Any] = dict(host="127.0.0.1", dashboard_address="127.0.0.1:0")
-    if device != "cpu" and torch.cuda.is_available():
-        cluster: Any = SpecCluster(
-            scheduler={"cls": Scheduler, "options": local}, workers=gpu_workers(workers, torch.cuda.device_count())
-        )
-    else:
-        cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, **local)
-    return _Owning(cluster)
-
-
-def threads_each(workers: int) -> int:
-    """Threads of a worker's kernels: its share of the cores, or OMP_NUM_THREADS where that is set and less.
-
-    Another number of threads adds in another order: for the same bits on another machine set OMP_NUM_THREADS.
-    """
-    share, asked = max(1, (os.cpu_count() or 1) // workers), os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(asked)) if asked.isdigit() and int(asked) else share
-
-
-def gpu_workers(workers: int, gpus: int) -> dict[str, dict[str, Any]]:
-    """Dask's worker specifications: `workers` processes spread over the GPUs, each of which sees one GPU alone."""
-    options = [dict(nthreads=1, resources={"GPU": 1}, memory_limit=0, host="127.0.0.1",
-                    env={"CUDA_VISIBLE_DEVICES": str(number % gpus)}) for number in range(workers)]  # fmt: skip
-    return {f"gpu-{number}": {"cls": Nanny, "options": each} for number, each in enumerate(options)}
-
-
-class _Owning(Client):
-    """A client that closes its own cluster when it is closed."""
-
-    def __init__(self, cluster: Any):
-        super().__init__(cluster)
-        self._owned = cluster
-
-    def __exit__(self, *reason: Any) -> Any:
-        try:
-            return super().__exit__(*reason)
-        finally:
-            self._owned.close()

@@ -20,6 +20,13 @@ DEFECTS = ("noisy_latents", "batch_target", "hidden_statistics", "odin_factor", 
 DATASETS = ("digits", "mnist", "gtsrb", "cifar10", "tiny_imagenet")
 PROFILES = ("smoke", "fast", "paper")
 
+# the methods of the tables, by what they need
+ONE_PASS = ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM")
+CLAD = ("ODIN", *ONE_PASS, "RankAverage")
+CHOSEN = ("Selected", "Oracle")
+ONE_CLASS = ("OCSVM", "OCNN", "OCCNN", "SVDD", "DeepSVDD")
+METHODS = (*CLAD, *CHOSEN, *ONE_CLASS)
+
 
 @dataclass(frozen=True)
 class Config:

@@ -15,13 +15,11 @@ from typing import Any
 
 import nbformat
 import papermill
-import plotly.graph_objects as go
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from clad_lib import plots
 from clad_lib.config import Config, overrides_of
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -182,6 +180,10 @@ def _slug(figure: dict[str, Any]) -> str:
 
 def write_pictures(notebooks: Sequence[Path], folder: Path) -> list[Path]:
     """Every figure of the executed notebooks as self-contained HTML, and as PNG where a browser is found."""
+    import plotly.graph_objects as go
+
+    from clad_lib import plots  # here: workers that execute notebooks draw nothing
+
     folder.mkdir(parents=True, exist_ok=True)
     figures = [item for notebook in notebooks for item in pictures_of(notebook)]
     return [path for name, figure in figures for path in plots.write_figure(go.Figure(figure), folder / name)]
@@ -189,6 +191,10 @@ def write_pictures(notebooks: Sequence[Path], folder: Path) -> list[Path]:
 
 def keep_static_pictures(notebook: Path, figures: Path | None = None) -> None:
     """Put a PNG beside each plotly figure of an executed notebook, for readers on the web, and as a file in `figures`."""
+    import plotly.graph_objects as go
+
+    from clad_lib import plots
+
     document = nbformat.read(notebook, as_version=4)
     names = iter([name for name, _ in pictures_of(notebook)])
     for cell in document.cells:

@@ -17,10 +17,8 @@ from filelock import FileLock
 from nbclient.exceptions import DeadKernelError
 
 from clad_lib import headless
-from clad_lib.config import Config
-from clad_lib.methods import CHOSEN, CLAD
+from clad_lib.config import CHOSEN, CLAD, Config
 from clad_lib.runs import Run
-from clad_lib.scenarios import load_split, split_key
 from clad_lib.whole import write_whole
 
 FROM_CLASSIFIER = (*CLAD, *CHOSEN)  # what notebook 05 makes; CHOSEN only where they are asked for, since they train again
@@ -73,6 +71,8 @@ def plan(configs: Iterable[Config], methods: Sequence[str], root: Path) -> list[
 
     Reads the data sets (which decodes them on this machine), since a run is found by the content of its split.
     """
+    from clad_lib.scenarios import load_split, split_key  # here: workers execute jobs and need no torch for it
+
     found: dict[str, Job] = {}
     keys: dict[tuple, str] = {}
     for config in configs:

@@ -12,14 +12,9 @@ from torch import Tensor
 
 from clad_lib import pipeline, runs, scoring, selection
 from clad_lib.baselines import BASELINES
-from clad_lib.config import Config
+from clad_lib.config import CHOSEN, CLAD, METHODS, ONE_PASS, Config
 from clad_lib.measure import Scores, load_scores, metrics, scores_table
 from clad_lib.training import Scorer, epochs_for, infer, seeded
-
-ONE_PASS = ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM")
-CLAD = ("ODIN", *ONE_PASS, "RankAverage")
-CHOSEN = ("Selected", "Oracle")
-METHODS = (*CLAD, *CHOSEN, *BASELINES)
 
 
 class Parts(NamedTuple):

@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from clad_lib.config import Config, Protocol, as_dict
+
+if TYPE_CHECKING:  # what follows imports neither before it is needed: workers of a batch only look for files
+    import pandas as pd
+    import torch
+    from torch import nn
 
 
 class RunError(RuntimeError):
@@ -166,6 +167,8 @@ def _safe(name: str) -> str:
 
 def save_model(folder: Path, model: nn.Module, **shape: Any) -> None:
     """Weights as safetensors, and the keyword arguments that rebuild the module as JSON."""
+    from safetensors.torch import save_file
+
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     unique = {name: tensor.clone() for name, tensor in state.items()}
     _ = save_file(unique, folder / "model.safetensors")
@@ -174,6 +177,8 @@ def save_model(folder: Path, model: nn.Module, **shape: Any) -> None:
 
 def load_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What `save_model` wrote: weights and shape. RunError when a file is damaged."""
+    from safetensors.torch import load_file
+
     try:
         return load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
     except Exception as error:
@@ -230,6 +235,8 @@ def _commit() -> str:
 
 
 def _machine() -> dict[str, Any]:
+    import torch
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": _cpu_name(), "cores": os.cpu_count(), "gpu": device, "system": platform.system(),
             "python": platform.python_version()}  # fmt: skip

@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from clad_lib import batch, jobs
+from clad_lib import batch, cluster, jobs
 from clad_lib.methods import CLAD
 from clad_lib.studies import read_study
 
@@ -232,7 +232,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def cluster(port):
+def running_cluster(port):
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     address = f"tcp://127.0.0.1:{port}"
     common = [sys.executable, "-m", "dask"]
@@ -250,7 +250,7 @@ def stop(processes):
 
 def test_a_scheduler_that_goes_away_and_comes_back(reference, tmp_path):
     port = free_port()
-    running = cluster(port)
+    running = running_cluster(port)
     try:
         process = start(command(tmp_path / "runs", "--scheduler", f"tcp://127.0.0.1:{port}"))
         deadline = time.monotonic() + 120
@@ -258,7 +258,7 @@ def test_a_scheduler_that_goes_away_and_comes_back(reference, tmp_path):
             time.sleep(0.2)
         stop(running)
         time.sleep(2)
-        running = cluster(port)
+        running = running_cluster(port)
         finish(process)
     finally:
         stop(running)
@@ -268,9 +268,9 @@ def test_a_scheduler_that_goes_away_and_comes_back(reference, tmp_path):
 def test_threads_are_shared_and_never_more_than_asked_for(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [batch.threads_each(workers) for workers in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    assert [cluster.threads_each(workers) for workers in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [batch.threads_each(workers) for workers in (1, 2, 4)] == [3, 3, 2]
+    assert [cluster.threads_each(workers) for workers in (1, 2, 4)] == [3, 3, 2]
 
 
 def test_gpu_jobs_ask_for_the_resource_and_workers_offer_it(tmp_path):
@@ -282,7 +282,7 @@ def test_gpu_jobs_ask_for_the_resource_and_workers_offer_it(tmp_path):
     assert wants["OCSVM"] is None and wants["SVDD"] is None  # noqa: PT018
     assert wants["autoencoder"] == wants["OCNN"] == {"GPU": 1}
     assert all(batch.resources(job, "cpu") is None for job in planned)
-    seen = [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in batch.gpu_workers(5, 2).values()]
+    seen = [spec["options"]["env"]["CUDA_VISIBLE_DEVICES"] for spec in cluster.gpu_workers(5, 2).values()]
     assert seen == ["0", "1", "0", "1", "0"]
 
 
@@ -302,7 +302,7 @@ def test_patience_counts_from_the_loss_of_the_scheduler(tmp_path, monkeypatch):
         state.found.update({job.key: jobs.Outcome(job.key, "done") for job in planned})
 
     monkeypatch.setattr(batch, "_drive", drive)
-    monkeypatch.setattr(batch, "_connect", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(batch.cluster, "connect", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(batch.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(batch.time, "sleep", lambda seconds: None)
     report = batch.run_batch(planned, name="s", scheduler="tcp://127.0.0.1:1", patience=300, progress=False)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clad_lib import calibration, headless, methods, operating, pipeline
+from clad_lib import calibration, headless, methods, operating, pipeline, plots
 from clad_lib.config import make_config
 
 pytestmark = pytest.mark.browser
@@ -94,7 +94,7 @@ def lab(project, tmp_path_factory):
 def chromium():
     from playwright.sync_api import sync_playwright
 
-    path = shutil.which("chromium") or shutil.which("google-chrome") or headless.plots.find_browser()
+    path = shutil.which("chromium") or shutil.which("google-chrome") or plots.find_browser()
     assert path, "make test-browser needs Chrome or Chromium: install one"
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)

@@ -20,7 +20,7 @@ LAYERS = [
     {"plots", "pipeline", "selection", "measure", "methods", "ablation", "results"}
     | {"records", "tracking", "sweeps", "marks"}
     | {"studies", "tables", "boundaries", "operating"},
-    {"headless", "widgets", "detector", "batch", "jobs", "reports", "dashboard", "__main__"},
+    {"headless", "widgets", "detector", "batch", "cluster", "jobs", "reports", "dashboard", "__main__"},
 ]
 
 

@@ -11,9 +11,10 @@ import pytest
 from scipy.stats import rankdata
 
 from clad_lib import calibration, evaluation, methods, pipeline, results, selection
-from clad_lib.config import make_config
+from clad_lib.baselines import BASELINES
+from clad_lib.config import METHODS, ONE_CLASS, make_config
 from clad_lib.measure import metrics
-from clad_lib.runs import RunError
+from clad_lib.runs import STAGES, RunError
 
 
 def study_of(root, *, seed=0, **overrides):
@@ -207,3 +208,9 @@ def test_cluster_numbers_are_compared_on_the_same_withheld_groups(finished):
     assert list(table.columns) == ["fold", "clusters", "auroc"]
     assert len(table) == 2 * study.config.folds
     assert table.auroc.between(0, 1).all()
+
+
+def test_the_names_of_the_methods_are_those_that_there_are():
+    assert tuple(BASELINES) == ONE_CLASS
+    assert set(METHODS) == {name for name in STAGES if STAGES[name].notebook in ("05_odin_scoring", "06_baselines")} - {
+        "outputs", "one_pass", "odin_grid", "simulations"}  # fmt: skip

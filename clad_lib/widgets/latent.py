@@ -117,7 +117,7 @@ class LatentExplorer(ipw.VBox):
                 self.hover.value = strip(self.data.images[row : row + 1], [self._caption(row)], size=160)
 
     def _caption(self, row: int) -> str:
-        told = [f"image {row if self.data.index is None else self.data.index[row]}"]
+        told = [f"image {row if self.data.train_rows is None else self.data.train_rows[row]}"]
         for name, colouring in self.data.colourings.items():
             value = colouring.values[row]
             told.append(str(colouring.names[int(value)]) if colouring.names else f"{name} {value:.3g}")

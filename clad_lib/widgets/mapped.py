@@ -43,7 +43,7 @@ class Mapped(NamedTuple):
     confidence: np.ndarray | None = None
     hidden: np.ndarray | None = None
     names: tuple[str, ...] = ()
-    index: np.ndarray | None = None  # (N,) rows of the data set's training images
+    train_rows: np.ndarray | None = None  # (N,) rows of the data set's training images
     place: Callable[[], Placed] | None = None
 
 
