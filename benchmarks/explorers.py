@@ -71,5 +71,6 @@ def measure(size: int) -> None:
         print(f"{size:>7} images, {name:<22} {timed(change)}", flush=True)
 
 
-for size in SIZES:
-    measure(size)
+if __name__ == "__main__":
+    for size in SIZES:
+        measure(size)

@@ -33,7 +33,7 @@ def collect(runs: str | Path) -> pd.DataFrame:
 
 def _written(path: Path) -> float:
     try:
-        return path.stat().st_mtime
+        return path.with_name("config.json").stat().st_mtime
     except OSError:
         return 0.0  # a folder that another process is just replacing
 

@@ -202,7 +202,7 @@ def test_a_file_with_other_columns_or_no_place_is_left_alone(tmp_path):
         records.keep(frame, other)
     assert other.read_text() == "a,b\n1,2\n"
     with pytest.raises(records.RunError, match="cannot write"):
-        records.keep(frame, tmp_path / "none" / "measured.csv")
+        records.keep(frame, other / "measured.csv")  # a file where a folder should be
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.csv", "runs"]
 
 
@@ -212,7 +212,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file_whole(tmp_path, monkeypatch):
     records.keep(results.collect(tmp_path / "runs"), into)
     before = into.read_text()
     write_run(tmp_path / "runs", seed=1)
-    monkeypatch.setattr(records.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(records.RunError, match="No space left"):
         records.keep(results.collect(tmp_path / "runs"), into)
     assert into.read_text() == before
@@ -274,3 +274,15 @@ def test_without_mlflow_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mlflow.exceptions", None)
     with pytest.raises(ValueError, match="pip install mlflow-skinny"):
         tracking.export(results.collect(tmp_path), str(tmp_path / "mlruns"))
+
+
+def test_of_two_folders_of_one_run_the_one_written_last_counts(tmp_path):
+    """A stage whose code changed gives the same run another folder: the two are no two seeds."""
+    old = write_run(tmp_path, auroc=0.5)
+    new = write_run(tmp_path, auroc=0.9, latent=10)  # MNIST's own latent size: the same settings, another folder
+    assert old != new
+    for age, folder in ((100, new), (200, old)):
+        os.utime(folder / "config.json", (1e9 - age, 1e9 - age))
+    table = results.collect(tmp_path)
+    assert table.auroc.tolist() == [0.9]
+    assert results.summary(table).seeds.tolist() == [1]
