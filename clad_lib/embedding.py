@@ -18,6 +18,7 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 EXAGGERATION = 12  # van der Maaten (2014); held for the first third of the iterations, 250 at most
+MANY = 10_000  # more points than these are drawn faster by openTSNE, see benchmarks/tsne.py
 SMALLEST = 4  # fewer points have no neighbourhoods to keep
 
 
@@ -42,7 +43,8 @@ def tsne(
     """Barnes-Hut t-SNE of latents (N, D) in two dimensions (van der Maaten 2014), started from two main components.
 
     Learning rate max(200, N / 12) and early exaggeration 12 (Belkina et al. 2019). Perplexity is at most (N - 1) / 3.
-    backend: "multicore", "opentsne", or "auto", which takes openTSNE with a warning where MulticoreTSNE is absent.
+    backend: "multicore", "opentsne", or "auto": MulticoreTSNE up to 10,000 latents and openTSNE, whose interpolation is
+    faster there, for more; openTSNE with a warning where MulticoreTSNE is absent.
     The units of the points mean nothing; the same seed gives the same bits, whatever `jobs` is.
 
     Raises ValueError for fewer than 4 latents, NaN or infinite values, latents that are all the same, and unknown
@@ -50,7 +52,7 @@ def tsne(
     """
     data = _checked(latents)
     _check_settings(perplexity=perplexity, iterations=iterations, seed=seed, jobs=jobs, backend=backend)
-    fit, name = _backend(backend)
+    fit, name = _backend(backend, len(data))
     used = float(min(perplexity, (len(data) - 1) / 3))
     start = _first_components(data)
     rate = max(200.0, len(data) / EXAGGERATION)
@@ -135,9 +137,9 @@ def _first_components(data: np.ndarray) -> np.ndarray:
     return points + np.random.default_rng(0).normal(0, 1e-6, points.shape)
 
 
-def _backend(name: str) -> tuple[Callable[..., np.ndarray], str]:
-    if name == "opentsne":
-        return _opentsne, name
+def _backend(name: str, count: int) -> tuple[Callable[..., np.ndarray], str]:
+    if name == "opentsne" or (name == "auto" and count > MANY):
+        return _opentsne, "opentsne"
     try:
         _multicore_library()
     except (ImportError, OSError, IndexError) as error:

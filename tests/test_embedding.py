@@ -1,5 +1,7 @@
 """t-SNE: structure kept, the same bits for the same seed, and inputs that crash MulticoreTSNE refused first."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -39,3 +41,21 @@ def test_values_that_are_not_finite_are_refused(blobs, bad):
 def test_too_few_points_are_refused(blobs, count):
     with pytest.raises(ValueError, match="expected"):
         embedding.tsne(blobs[0][:count], seed=0)
+
+
+def test_the_library_was_built_to_use_several_cores():
+    """CMake 4 builds it without OpenMP and only warns: then `jobs` does nothing."""
+    pytest.importorskip("MulticoreTSNE")
+    _, library = embedding._multicore_library()
+    assert b"GOMP_parallel" in Path(library._name).read_bytes() or b"__kmpc_fork_call" in Path(library._name).read_bytes()
+
+
+def test_the_same_bits_with_one_job_and_with_two(blobs):
+    one, two = (embedding.tsne(blobs[0], seed=0, jobs=jobs).points for jobs in (1, 2))
+    assert np.array_equal(one, two)
+
+
+def test_many_points_are_left_to_the_faster_one(monkeypatch):
+    monkeypatch.setattr(embedding, "MANY", 50)
+    assert embedding._backend("auto", 51)[1] == "opentsne"
+    assert embedding._backend("auto", 50)[1] == embedding._backend("auto", 4)[1]
