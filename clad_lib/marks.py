@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -32,10 +34,14 @@ def marked(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{column: cells})
 
 
-def shaded(table: pd.DataFrame, *, title: str, note: str = "") -> go.Figure:
-    """The table of `ready` or `average_ranks` as a figure: the best bold and dark, the second with a dagger and pale."""
-    figure = plots.results_table(table, title=title, note=note)
-    place, cells = list(table.columns).index("auroc" if "auroc" in table else "rank"), figure.data[0].cells
+def shaded(table: pd.DataFrame, *, title: str, note: str = "", without: Sequence[str] = ()) -> go.Figure:
+    """The table of `ready` or `average_ranks` as a figure: the best bold and dark, the second with a dagger and pale.
+
+    `without` are columns that are not drawn, such as those that are the same in all rows.
+    """
+    drawn = table.drop(columns=list(without))
+    figure = plots.results_table(drawn, title=title, note=note)
+    place, cells = list(drawn.columns).index("auroc" if "auroc" in table else "rank"), figure.data[0].cells
     forms = {1: "<b>{}</b>", 2: "{}†", 0: "{}"}
     fills, texts = [list(column) for column in cells.fill.color], [list(column) for column in cells["values"]]
     for row, mark in enumerate(standing(table)):

@@ -13,6 +13,7 @@ from clad_lib.plots.theme import ANOMALOUS, GRID, INK, NORMAL, QUIET, finish, lo
 
 ROW = 28  # px
 BEST = "#BFD3EE"
+FITTING = 100  # characters side by side at the usual size; a wider table gets smaller letters
 
 
 def results_table(
@@ -37,13 +38,14 @@ def results_table(
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns]
     widths = [max(8, *map(len, [str(name), *texts])) for name, texts in zip(frame.columns, cells, strict=True)]
     align = ["right" if number else "left" for number in numeric]
+    size = 13 if sum(widths) <= FITTING else 11
     figure = go.Figure(
         go.Table(
             columnwidth=widths,
             header=dict(values=[f"<b>{plain(name)}</b>" for name in frame.columns], align=align, height=ROW + 4,
-                        fill_color=NORMAL.colour, font=dict(color="white", size=13), line_color=GRID),
+                        fill_color=NORMAL.colour, font=dict(color="white", size=size), line_color=GRID),
             cells=dict(values=cells, align=align, height=ROW, fill_color=fills, line_color=GRID,
-                       font=dict(size=13, color=INK)),
+                       font=dict(size=size, color=INK)),
         )
     )  # fmt: skip
     alt = f"{title}: table of {len(frame)} rows, columns {', '.join(map(str, frame.columns))}."
