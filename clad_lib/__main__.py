@@ -19,7 +19,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 Dataset = Annotated[str, typer.Option(help="digits, mnist, gtsrb, cifar10, tiny_imagenet, or a folder of images")]
 Scenario = Annotated[str, typer.Option(help="such as CUR; a label such as 3; or a grouping such as 0+3+8")]
-Profile = Annotated[str, typer.Option(help="smoke (seconds), fast, or paper (the published hyper-parameters)")]
+Profile = Annotated[
+    str, typer.Option(help="smoke (only proves that all fits: read no number), fast, or paper (the published settings)")
+]
 Seed = Annotated[int, typer.Option(help="seed of the split, the weights and the batches")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
 Runs = Annotated[Path, typer.Option(help="folder for everything that a run writes")]

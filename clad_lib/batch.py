@@ -181,12 +181,19 @@ def time_left(pending: Sequence[Job], seconds: Mapping[tuple, float], workers: i
     return whole * sum(kinds.values()) / sum(known.values()) / max(workers, 1)
 
 
+def _state_of(job: Job) -> str:
+    if jobs.is_done(job):
+        return "done"
+    trained = all(job.run.has(name) for name in job.makes)
+    return "failed" if jobs.failure_of(job) else "to do, trained already" if trained else "to do"
+
+
 def overview(planned: Sequence[Job], workers: int) -> str:
     """The jobs, one a line with done, failed or to do, and an estimate of the time left."""
-    states = {job.key: "done" if jobs.is_done(job) else "failed" if jobs.failure_of(job) else "to do" for job in planned}
+    states = {job.key: _state_of(job) for job in planned}
     left = [job for job in planned if states[job.key] != "done"]
     seconds = time_left(left, seconds_by_kind(planned[0].run.root / "batches"), workers)
     unknown = "nothing of this kind has finished yet: no estimate" if left else "nothing to do"
     about = unknown if seconds is None else f"about {seconds / 60:.1f} minutes"
     last = f"{len(planned)} jobs, {len(planned) - len(left)} done, {len(left)} left; {workers} workers: {about}"
-    return "\n".join([*(f"{states[job.key]:<7} {job.title}" for job in planned), last])
+    return "\n".join([*(f"{states[job.key]:<22} {job.title}" for job in planned), last])

@@ -22,7 +22,7 @@ from clad_lib.curves import finite, share
 
 __all__ = [
     "Band", "Threshold", "band_at", "band_threshold", "cluster_thresholds", "conformal_p_values", "false_alarm_band",
-    "false_alarm_count", "images_needed", "one_per_track", "simulated_rates", "small_clusters", "smallest_alpha",
+    "false_alarm_count", "images_needed", "in_words", "one_per_track", "simulated_rates", "small_clusters", "smallest_alpha",
     "threshold_for", "threshold_of",
 ]  # fmt: skip
 
@@ -76,6 +76,17 @@ def threshold_for(calibration: ArrayLike, *, alpha: float, delta: float = 0.1, g
     ValueError for no scores, NaN or infinite ones, and alpha or delta outside (0, 1).
     """
     return _threshold(finite(calibration, "calibration scores"), alpha, delta, guarantee)
+
+
+def in_words(found: Threshold, *, tracks: bool = False) -> str:
+    """What a threshold promises, of normal images or of one image a track, or why it promises nothing."""
+    if found.guarantee == NONE:
+        return f"No threshold: {found.note}."
+    unit, of = ("tracks, one image of each", "tracks") if tracks else ("normal images", "images")
+    certain = found.guarantee == CONDITIONAL
+    odds = f"With probability {1 - found.delta:g}" if certain else "On average over calibration draws"
+    bound = found.bound_per_1000 if certain else found.expected_per_1000
+    return f"{odds}, at most {bound:.0f} false alarms in 1,000 {unit}, in the long run, from {found.n:,} calibration {of}"
 
 
 def smallest_alpha(n: int, delta: float = 0.1) -> float:

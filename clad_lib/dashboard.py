@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,10 +38,13 @@ def voila_command(notebook: Path, *, ip: str, port: int, browser: bool) -> list[
 
 def serve(notebook: Path, *, ip: str, port: int, browser: bool) -> int:
     """Serve until it is interrupted; the exit status of Voila, 0 after an interrupt."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill ends the server too
     process = subprocess.Popen(voila_command(notebook, ip=ip, port=port, browser=browser))
     try:
         return process.wait()
     except KeyboardInterrupt:
+        return 0
+    finally:
         process.terminate()
         process.wait()
-        return 0
+        signal.signal(signal.SIGTERM, before)

@@ -24,7 +24,7 @@ from clad_lib.config import Config, overrides_of
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-INTERACTIVE = "*Interactive: run the notebook in JupyterLab, Notebook 7 or VS Code. The next picture needs no kernel.*"
+INTERACTIVE = "*Interactive: run the notebook in JupyterLab, Notebook 7 or VS Code. What follows needs no kernel.*"
 LONG = ("07_ablations",)  # trains again for each setting: only when it is asked for
 STOPPED = (PapermillExecutionError, DeadKernelError, CellTimeoutError)
 

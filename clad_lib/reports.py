@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from clad_lib.batch import Report
+from clad_lib.calibration import NONE, Threshold, in_words
 from clad_lib.headless import LONG
 from clad_lib.jobs import Job
 from clad_lib.methods import METHODS
@@ -32,18 +33,30 @@ def table(opened: Any, names: Sequence[str]) -> None:
     """The finished ones of the methods, in percent, with the bootstrap interval of the AUROC."""
     typer.echo(f"\n{opened.config.dataset} {opened.split.scenario.name}: {opened.split.scenario.title} is normal; "
                f"profile {opened.config.profile}, protocol {opened.config.protocol}, seed {opened.config.seed}")  # fmt: skip
-    typer.echo(f"{'method':<20} {'AUROC':>6} {'95 % interval':>15} {'AUPR':>6} {'FPR@95TPR':>10}")
-    for name in names:
-        if not opened.run.has(name):
-            continue
+    if opened.config.profile == "smoke":
+        typer.echo("profile smoke hardly trains: it proves that the parts fit, and its numbers say nothing")
+    done = [name for name in names if opened.run.has(name)]
+    if opened.split.answers.test_anomaly.any():
+        typer.echo(f"{'method':<20} {'AUROC':>6} {'95 % interval':>15} {'AUPR':>6} {'FPR@95TPR':>10}")
+    for name in done:
         metrics = json.loads((opened.run.find(name) / "metrics.json").read_text())
         label = f"{name} (oracle)" if name == "Oracle" else name
         if "auroc" not in metrics:
-            typer.echo(f"{label:<20} no anomalies in the test split; {100 * metrics['alarm_rate']:.1f} % of it alarm")
+            typer.echo(f"{label:<20} {threshold_of(metrics)}\n{'':<20} {opened.run.find(name)}")
             continue
         interval = f"{100 * metrics['auroc_low']:.1f} to {100 * metrics['auroc_high']:.1f}"
         typer.echo(f"{label:<20} {100 * metrics['auroc']:6.1f} {interval:>15} {100 * metrics['aupr_anomaly']:6.1f} "
                    f"{100 * metrics['fpr95']:10.1f}")  # fmt: skip
+
+
+def threshold_of(metrics: dict[str, Any]) -> str:
+    """The threshold of a run on normal images alone, its promise and the share of test images that alarm; or why none."""
+    known: dict[str, Any] = {"value": float("inf")} | metrics["threshold"]
+    found, size = Threshold(**known), metrics["images"]
+    if found.guarantee == NONE:
+        return in_words(found)
+    alarms = f"{100 * metrics['alarm_rate']:.1f} % of the {size['test']} test images alarm"
+    return f"alarm above {found.value:.6g}. {in_words(found)}; {alarms}"
 
 
 def batch(title: str, planned: Sequence[Job], report: Report) -> bool:

@@ -20,6 +20,7 @@ from clad_lib.calibration import (
     false_alarm_band,
     false_alarm_count,
     images_needed,
+    in_words,
     one_per_track,
     simulated_rates,
     small_clusters,
@@ -376,3 +377,15 @@ def test_one_per_track_keeps_the_promise_that_frames_break():
     assert not at_most(naive, 200, 0.1)
     with pytest.raises(ValueError, match="one track number a score"):
         one_per_track(scores, tracks[:-1], seed=0)
+
+
+def test_a_threshold_in_words():
+    scores = np.arange(200.0)
+    found = threshold_for(scores, alpha=0.1, delta=0.1)
+    assert in_words(found) == (
+        f"With probability 0.9, at most {found.bound_per_1000:.0f} false alarms in 1,000 normal images, in the long run, "
+        "from 200 calibration images")  # fmt: skip
+    assert "tracks, one image of each" in in_words(found, tracks=True)
+    marginal = threshold_for(scores, alpha=0.1, guarantee="marginal")
+    assert in_words(marginal).startswith(f"On average over calibration draws, at most {marginal.expected_per_1000:.0f}")
+    assert "0.1 needs 22" in in_words(threshold_for(scores[:10], alpha=0.1))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from clad_lib.calibration import Threshold
+from clad_lib.calibration import Threshold, in_words
 from clad_lib.operating import DELTA, Point, around, cluster_rates
 from clad_lib.plots.images import short_scores
 from clad_lib.widgets.parts import strip, table
@@ -14,12 +14,8 @@ from clad_lib.widgets.parts import strip, table
 
 def promise(found: Threshold, *, named: bool, tracks: bool) -> str:
     """What a threshold promises, of normal images or of one image a track: only for a rate that was named beforehand."""
-    unit, of = ("tracks, one image of each", "tracks") if tracks else ("normal images", "images")
-    told = (
-        f"with probability {1 - found.delta:g}, at most {found.bound_per_1000:.0f} false alarms in 1,000 {unit}, in the long run"
-    )
     lead = "Promised" if named else "Promised had this rate been named before looking (else the bound below holds)"
-    return f"{lead}: {told}, from {found.n:,} calibration {of}."
+    return f"{lead}: {in_words(found, tracks=tracks)}."
 
 
 def confusion_table(point: Point) -> str:
