@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from clad_lib.config import Config, overrides_of
+from clad_lib.environment import environment
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -111,7 +111,7 @@ def execute(path: Path, parameters: dict[str, Any], target: Path, *, bar: tqdm |
     """Execute one notebook with papermill into `target`; NotebookError names the cell, the error and the file."""
     relay = _Relay(bar)
     try:
-        with _kernel_environment():
+        with environment(_kernel_environment()):
             papermill.execute_notebook(
                 str(path), str(target), parameters=parameters, cwd=str(path.parent), progress_bar=False,
                 stdout_file=relay, kernel_manager_class=LocalKernelManager, coalesce_streams=True,
@@ -128,20 +128,9 @@ def _describe(path: Path, target: Path, error: Exception) -> str:
     return f"{path.name}: {type(error).__name__}: {str(error).splitlines()[0]}\nexecuted so far: {target}"
 
 
-@contextlib.contextmanager
-def _kernel_environment() -> Iterator[None]:
-    """Kernels inherit: plotly figures as data only, and OpenMP threads that sleep while they wait."""
-    wanted = {"PLOTLY_RENDERER": "plotly_mimetype", "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _kernel_environment() -> dict[str, str]:
+    """What kernels inherit: plotly figures as data only, and OpenMP threads that sleep while they wait."""
+    return {"PLOTLY_RENDERER": "plotly_mimetype", "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
 
 
 class _Relay:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+
+from clad_lib.environment import environment
 
 PARAMS = ("dataset", "scenario", "method", "profile", "settings", "seed")
 TAGS = ("protocol", "commit", "machine", "guarantee")
@@ -33,7 +33,7 @@ def export(frame: pd.DataFrame, where: str, *, experiment: str = "clad") -> Expo
     folder, which is made, or an address such as http://host:5000. What an interrupted export left half is replaced.
     ValueError without MLflow, and where it cannot log to.
     """
-    with _environment():
+    with environment({name: value for name, value in ENVIRONMENT.items() if name not in os.environ}):
         try:
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
@@ -95,15 +95,3 @@ def _numbers(row: pd.Series) -> dict[str, float]:
 def _mark(row: pd.Series) -> str:
     """dataset/scenario/method-hash/seed@commit: one measurement, wherever the runs folder lies."""
     return f"{'/'.join(Path(row.folder).parts[-4:])}@{row.commit}"
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if before[name] is None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)

@@ -15,7 +15,7 @@ MODULES = {
 }
 LAYERS = [
     {"config", "published", "class_names", "sources", "data", "scenarios", "models", "training", "evaluation", "curves"}
-    | {"bands", "runs", "whole"},
+    | {"bands", "runs", "whole", "environment"},
     {"clustering", "scoring", "baselines", "deep_svdd", "kernel_baselines", "calibration", "embedding", "preflight"},
     {"plots", "pipeline", "selection", "measure", "methods", "ablation", "results"}
     | {"records", "tracking", "sweeps", "marks"}
