@@ -1,1 +1,1 @@
-"""clad: one-class anomaly detection when normal hides several classes."""
+"""One-class anomaly detection, and why it fails when normal hides several classes."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from clad_lib.data import ImageData
+from clad_lib.data.reading import ImageData
 
 torch.set_num_threads(1)
 

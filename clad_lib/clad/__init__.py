@@ -1,0 +1,1 @@
+"""The four stages of CLAD: latent features, self-labelling, classifier, confidence."""

@@ -1,0 +1,1 @@
+"""Every anomaly score that is not CLAD's own, one module a family."""
