@@ -38,7 +38,7 @@ class ReuseWarning(UserWarning):
 
 
 class Scores(NamedTuple):
-    """Anomaly scores of calibration (n,) and test images (m,), and what was measured on the test."""
+    """Anomaly scores of calibration (n,) and test images (m,), and the metrics of the test."""
 
     calibration: np.ndarray
     test: np.ndarray

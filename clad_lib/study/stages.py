@@ -154,7 +154,7 @@ _OWN: dict[str, Row] = {
 
 @cache
 def rows() -> dict[str, Row]:
-    """All rows: those of this package, then those of other packages' `clad.methods` entry points."""
+    """All rows: this package's, then those of other packages' `clad.methods` entry points."""
     more: dict[str, Row] = {}
     for point in entry_points(group="clad.methods"):
         more |= point.load()
@@ -203,7 +203,7 @@ def needed(names: Iterable[str]) -> list[str]:
 
 
 def settings_of(name: str, config: Config) -> dict[str, Any]:
-    """All that a row's artefact depends on in the configuration, with what it needs, and versions."""
+    """All settings that a row's artefact and what it needs depend on, with their versions."""
     found: dict[str, Any] = {}
     for each in needed([name]):
         reads = (*row(each).reads, *(MEASURED if row(each).block else ()))

@@ -1,4 +1,4 @@
-"""Artefacts on disk: written whole or not at all, stamped with where they were made, never pickled."""
+"""Artefacts on disk: written whole or not at all, with a stamp, never pickled."""
 
 from __future__ import annotations
 

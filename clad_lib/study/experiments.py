@@ -1,0 +1,202 @@
+"""Experiments on one study: a setting varied, defects switched on, one boundary or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from clad_lib.clad.dec import kmeans
+from clad_lib.clad.training import infer
+from clad_lib.config import Config, published
+from clad_lib.judge import guarantees
+from clad_lib.methods.kernel import KernelScorer, fit_svdd
+from clad_lib.study.engine import Study
+
+ALPHA, DELTA = 0.1, 0.1  # of the thresholds of all boundaries
+FIT_IMAGES = 2000  # boundaries are fitted to at most this many training images
+SMALLEST = 5  # a latent class of fewer images has no shape to draw a boundary round
+GRID, MARGIN = 120, 0.06  # knots an axis; the room around the outermost image, of the range
+
+
+def defect_settings(config: Config) -> dict[str, dict[str, Any]]:
+    """The published defects in the order in which a run meets them: name -> what switches it on.
+
+    ODIN's step takes the published epsilon of the data set, which is in the published unit.
+    """
+    epsilon = published(config.dataset, config.scenario)["epsilon"]
+    return {
+        "hidden-class statistics": {"hidden_statistics": True},
+        "noisy latents": {"noisy_latents": True},
+        "target per batch": {"batch_target": True},
+        "7x7 stem": {"stem": "published"},
+        "published ODIN step": {"odin_factor": True, "epsilon": epsilon},
+        "AUROC flipped": {"flip_auroc": True},
+    }
+
+
+def measure_settings(
+    study: Study, settings: Iterable[Mapping[str, Any]], *, method: str = "ODIN"
+) -> pd.DataFrame:
+    """A method under each of several settings: a row each, with auroc, low, high and protocol.
+
+    A stage that a setting does not touch is found again.
+    """
+    found = []
+    listed = list(settings)
+    for each in tqdm(listed, desc="settings", unit="setting", disable=not study.progress):
+        changed = study.with_settings(**each)
+        measured = changed[method].metrics
+        low, high = measured["auroc_low"], measured["auroc_high"]
+        row = {"auroc": measured["auroc"], "low": low, "high": high, "f1": measured["f1"]}
+        found.append({**each, **row, "protocol": changed.config.protocol})
+    return pd.DataFrame(found)
+
+
+def sweep(
+    study: Study, setting: str, values: Sequence[Any], *, method: str = "ODIN"
+) -> pd.DataFrame:
+    """`measure_settings` for several values of one setting, such as clusters or latent."""
+    return measure_settings(study, [{setting: value} for value in values], method=method)
+
+
+def waterfall_steps(study: Study, *, method: str = "ODIN") -> tuple[float, dict[str, float]]:
+    """AUROC of the study, and its change as each published defect joins those before it."""
+    defects = defect_settings(study.config)
+    settings = list(accumulate(defects.values(), lambda one, other: one | other, initial={}))
+    values = measure_settings(study, settings, method=method).auroc.tolist()
+    changes = [after - before for before, after in pairwise(values)]
+    return values[0], dict(zip(defects, changes, strict=True))
+
+
+def ways_to_measure(study: Study) -> pd.DataFrame:
+    """SVDD's AUROC and F1 as they are, and as the published code takes them: a row a way."""
+    ways: dict[str, dict[str, Any]] = {
+        "as they are": {},
+        "ROC of +-1 decisions": {"hard_svdd": True},
+        "and flipped": {"hard_svdd": True, "flip_auroc": True},
+        "F1 at the best test threshold": {"best_f1": True},
+    }
+    table = measure_settings(study, ways.values(), method="SVDD")
+    return table[["auroc", "f1", "protocol"]].assign(SVDD=list(ways)).set_index("SVDD")
+
+
+class Side(NamedTuple):
+    """One way to call images normal, by a score of at most `threshold`, and what it costs.
+
+    scores (K, Gy, Gx): anomaly scores on the grid, one sheet a boundary; the least counts.
+    false_alarms: share of the normal test images outside; inside: share of the anomalies inside.
+    A share of no images is NaN.
+    """
+
+    scores: np.ndarray
+    threshold: guarantees.Threshold
+    false_alarms: float
+    inside: float
+
+
+class Plane(NamedTuple):
+    """Latents in a plane: train (N, 2), labels (N,), calibration, test, anomaly (M,) bool."""
+
+    train: np.ndarray
+    labels: np.ndarray
+    calibration: np.ndarray
+    test: np.ndarray
+    anomaly: np.ndarray
+    tracks: np.ndarray
+    seed: int
+
+
+def in_the_plane(study: Study) -> Plane:
+    """Latents of an autoencoder of two, with DEC's pseudo-labels; trained where need be."""
+    flat, split = study.with_settings(latent=2), study.split
+    model, found = flat["autoencoder"].model, flat["clusters"]
+    parts = (split.train, split.calibration, split.test)
+    points = [infer(model, part, function=model.encode).double().numpy() for part in parts]
+    anomaly, tracks = split.answers.test_anomaly, split.calibration_tracks
+    return Plane(points[0], found.labels, *points[1:], anomaly, tracks, study.config.seed)
+
+
+def grid(plane: Plane) -> tuple[np.ndarray, np.ndarray]:
+    """The knots (Gx,), (Gy,) of a grid that covers all points of the plane with some room."""
+    points = np.concatenate([plane.train, plane.calibration, plane.test])
+    low, high = points.min(0), points.max(0)
+    edge = np.where(high > low, MARGIN * (high - low), 1.0)
+    x, y = np.linspace(low - edge, high + edge, GRID).T
+    return x, y
+
+
+def boundaries(plane: Plane, labels: np.ndarray, *, gamma: float | str = "median") -> Side:
+    """One support vector data description (Tax & Duin 2004) a label, all at one threshold.
+
+    The threshold comes from the calibration points, one a track, for at most ALPHA false alarms
+    with probability 1 - DELTA, or on average where they are too few for that. Labels (N,) of fewer
+    than SMALLEST points get no boundary. Raises ValueError when none has as many.
+    """
+    rows = np.sort(np.random.default_rng(plane.seed).permutation(len(plane.train))[:FIT_IMAGES])
+    points, labels = plane.train[rows], np.asarray(labels)[rows]
+    groups = [points[labels == label] for label in np.unique(labels)]
+    groups = [group for group in groups if len(group) >= SMALLEST]
+    if not groups:
+        raise ValueError(
+            f"no latent class has {SMALLEST} training images: use more images or fewer clusters"
+        )
+    regions = [fit_svdd(_as_images(group), gamma=gamma, seed=plane.seed) for group in groups]
+    calibrated, tested = (_sheets(regions, each).min(0) for each in (plane.calibration, plane.test))
+    independent = guarantees.one_per_track(calibrated, plane.tracks, seed=plane.seed)
+    line = threshold_that_exists(independent)
+    x, y = grid(plane)
+    knots = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)  # (Gy Gx, 2), x fastest
+    sheets = _sheets(regions, knots).reshape(len(regions), len(y), len(x))
+    outside = tested > line.value
+    return Side(sheets, line, _share(outside[~plane.anomaly]), _share(~outside[plane.anomaly]))
+
+
+def threshold_that_exists(scores: np.ndarray) -> guarantees.Threshold:
+    """The promised threshold for ALPHA; for fewer images its marginal form or the largest score."""
+    for guarantee in (guarantees.CONDITIONAL, guarantees.MARGINAL):
+        found = guarantees.threshold_for(scores, alpha=ALPHA, delta=DELTA, guarantee=guarantee)
+        if found.guarantee != guarantees.NONE:
+            return found
+    return found._replace(value=float(scores.max()))
+
+
+def three_ways(plane: Plane) -> dict[str, Side]:
+    """One boundary, one a latent class, and the control: one with the classes' narrow kernel.
+
+    Only what the classes keep out beyond the control is their doing; the rest is the kernel's.
+    """
+    labels = np.unique(plane.labels)
+    groups = [plane.train[plane.labels == label] for label in labels]
+    each = [fit_svdd(_as_images(g), seed=plane.seed) for g in groups if len(g) >= SMALLEST]
+    narrow = float(np.median([scorer.gamma for scorer in each])) if each else "median"
+    together = np.zeros_like(plane.labels)
+    return {
+        "one boundary": boundaries(plane, together),
+        "one, kernel as narrow": boundaries(plane, together, gamma=narrow),
+        "one a latent class": boundaries(plane, plane.labels),
+    }
+
+
+def boundaries_by_count(plane: Plane, counts: Sequence[int]) -> dict[int, Side]:
+    """`boundaries` round the groups of k-means for each number of groups."""
+    groups = {k: kmeans(plane.train, clusters=k, inits=5, seed=plane.seed) for k in counts}
+    return {k: boundaries(plane, found.labels_) for k, found in groups.items()}
+
+
+def _sheets(regions: Sequence[KernelScorer], points: np.ndarray) -> np.ndarray:
+    return np.stack([region(_as_images(points)).numpy() for region in regions])  # (K, M)
+
+
+def _as_images(points: np.ndarray) -> torch.Tensor:
+    """Points (M, 2) as images of one pixel and two channels (M, 2, 1, 1)."""
+    return torch.from_numpy(np.ascontiguousarray(points))[:, :, None, None]
+
+
+def _share(hits: np.ndarray) -> float:
+    return float(hits.mean()) if len(hits) else float("nan")
