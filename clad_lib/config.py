@@ -1,11 +1,9 @@
-"""Every setting of a run in one frozen record, its profiles, and the view that a stage gets of it."""
+"""Every setting of a run in one frozen record, its profiles, and the view a stage gets of it."""
 
 from __future__ import annotations
 
 import difflib
 import math
-import os
-import tomllib
 import types
 import typing
 from collections.abc import Collection
@@ -13,6 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from clad_lib.facts import datasets, profiles, published
 
 Encoder = Literal["small", "large"]
 Stem = Literal["small", "full", "published"]
@@ -108,36 +108,6 @@ class Config:
         if self.defects:
             return "paper_compat"
         return "oracle" if self.profile == "paper" else "clean"
-
-
-@cache
-def _tables(path: Path) -> dict[str, dict[str, Any]]:
-    with path.open("rb") as file:
-        return tomllib.load(file)
-
-
-def profiles() -> dict[str, dict[str, Any]]:
-    """What each profile changes in the defaults of Config: the tables of profiles.toml."""
-    return _tables(Path(__file__).parent / "profiles.toml")
-
-
-def datasets() -> dict[str, dict[str, Any]]:
-    """What is known of each data set: the tables of data/datasets.toml, name -> facts.
-
-    A file datasets.toml in the folder that CLAD_DATA names adds its tables to them.
-    """
-    known = _tables(Path(__file__).parent / "data" / "datasets.toml")
-    more = Path(os.environ.get("CLAD_DATA", ""), "datasets.toml")
-    return known | _tables(more) if os.environ.get("CLAD_DATA") and more.is_file() else known
-
-
-def published(dataset: str, scenario: str) -> dict[str, Any]:
-    """The settings of the published run scripts; a grouping the paper lacks takes the data set's own."""
-    facts = datasets().get(dataset, {})
-    facts = facts if "published" in facts else datasets()["cifar10"]
-    single = facts.get("one_class", {}) if scenario.isdigit() else {}
-    row = facts.get("scenarios", {}).get(scenario, single)
-    return facts["published"] | row.get("published", {})
 
 
 def make_config(
@@ -257,7 +227,7 @@ class Settings:
 
     @classmethod
     def everything(cls, config: Config, *, device: Any = None, progress: bool = False) -> Settings:
-        """A view of all settings, for a stage function that is called outside the table of stages."""
+        """A view of all settings, for a stage function called outside the table of stages."""
         return cls(config, _types(), device=device, progress=progress)
 
     def __getattr__(self, name: str) -> Any:

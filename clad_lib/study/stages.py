@@ -61,10 +61,7 @@ def _classifier_score(function: str, *needs: str, **more: Any) -> Row:
     )
 
 
-def _one_boundary(function: str, *reads: str, needs: tuple[str, ...] = ()) -> Row:
-    name = {"ocsvm": "OCSVM", "ocnn": "OCNN", "occnn": "OCCNN", "svdd": "SVDD"}
-    module, _, function_name = function.partition(":")
-    paper = name.get(function_name, "DeepSVDD")
+def _one_boundary(function: str, paper: str, *reads: str, needs: tuple[str, ...] = ()) -> Row:
     return Row(f"clad_lib.methods.{function}", needs, reads, paper=paper, block=ONE)
 
 
@@ -74,12 +71,15 @@ def _control(function: str, *needs: str, **more: Any) -> Row:
 
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER)
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
+_AUTOENCODER = ("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule", "ae_batch")
+_AUTOENCODER += ("min_steps", "noisy_latents", "hidden_statistics")
+_CLUSTERS = ("clusters", "kmeans_inits", "dec_epochs", "dec_lr", "dec_optimizer", "dec_batch")
+_CLUSTERS += ("dec_tolerance", "batch_target", "min_steps")
 _OWN: dict[str, Row] = {
     "copies": Row("clad_lib.data.copies:copies_in_split", shown_in="01_scenarios"),
     "autoencoder": Row(
         "clad_lib.clad.training:autoencoder",
-        reads=("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule", "ae_batch", "min_steps")
-        + ("noisy_latents", "hidden_statistics"),
+        reads=_AUTOENCODER,
         shown_in="02_latent_space",
     ),
     "latent_map": Row(
@@ -88,8 +88,7 @@ _OWN: dict[str, Row] = {
     "clusters": Row(
         "clad_lib.clad.dec:clusters",
         ("autoencoder",),
-        ("clusters", "kmeans_inits", "dec_epochs", "dec_lr", "dec_optimizer", "dec_batch")
-        + ("dec_tolerance", "batch_target", "min_steps"),
+        _CLUSTERS,
         shown_in="03_self_labelling",
     ),
     "classifier": Row(
@@ -137,12 +136,13 @@ _OWN: dict[str, Row] = {
         protocol="oracle",
         block=LATENT,
     ),
-    "OCSVM": _one_boundary("kernel:ocsvm", "nu"),
-    "OCNN": _one_boundary("neural:ocnn", "nu", "ocnn_epochs", needs=("autoencoder",)),
-    "OCCNN": _one_boundary("neural:occnn", "occnn_steps", needs=("autoencoder",)),
-    "SVDD": _one_boundary("kernel:svdd", "nu"),
+    "OCSVM": _one_boundary("kernel:ocsvm", "OCSVM", "nu"),
+    "OCNN": _one_boundary("neural:ocnn", "OCNN", "nu", "ocnn_epochs", needs=("autoencoder",)),
+    "OCCNN": _one_boundary("neural:occnn", "OCCNN", "occnn_steps", needs=("autoencoder",)),
+    "SVDD": _one_boundary("kernel:svdd", "SVDD", "nu"),
     "DeepSVDD": _one_boundary(
         "deep_svdd:deep_svdd",
+        "DeepSVDD",
         *("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective"),
     ),
     "NearestImage": _control("nearest_image"),
