@@ -110,7 +110,7 @@ class Study:
             return function_of(name)(self.split, self.settings(name), *needs)
 
     def with_settings(self, **settings: Any) -> Study:
-        """The same split under other settings; ValueError or TypeError for a wrong one."""
+        """The same split under other settings; ValueError for a wrong one."""
         config = replace(self.config, **check_fields(settings))
         return replace(self, config=config, places=self.places._replace(config=config))
 

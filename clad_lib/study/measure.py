@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,3 +114,25 @@ def scores_table(
             "score": np.concatenate([calibrated, tested]),
         }
     )
+
+
+def read_scores(path: Path, size: int) -> np.ndarray:
+    """One's own scores of the test images from a CSV with columns index and score, (size,).
+
+    `index` is the place of an image in the test split, every one of them once. Raises ValueError
+    that says what is missing, double or not a number.
+    """
+    table = pd.read_csv(path)
+    if not {"index", "score"} <= set(table.columns):
+        raise ValueError(
+            f"{path} has the columns {', '.join(table.columns)}: expected index, score"
+        )
+    places = pd.to_numeric(table["index"], errors="coerce")
+    if sorted(places) != list(range(size)):
+        raise ValueError(
+            f"{path} has {len(table)} rows: expected each index from 0 to {size - 1} once"
+        )
+    scores = pd.to_numeric(table["score"], errors="coerce").to_numpy(np.float64)[np.argsort(places)]
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{path} holds scores that are no finite numbers: expected numbers")
+    return scores

@@ -34,6 +34,16 @@ def collect(runs: str | Path) -> pd.DataFrame:
     return frame.drop_duplicates(list(KEY), keep="last").sort_values("folder", ignore_index=True)
 
 
+def collect_some(runs: str | Path) -> pd.DataFrame:
+    """`collect`; ValueError says how to start where there is no finished run."""
+    frame = collect(runs)
+    if frame.empty:
+        raise ValueError(
+            f"no finished run in {runs}: `clad study` makes one, or name a folder with --runs"
+        )
+    return frame
+
+
 def _written(path: Path) -> float:
     try:
         return path.with_name(RECORD).stat().st_mtime
