@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from clad_lib.data.reading import ImageData
 
 torch.set_num_threads(1)
 
@@ -26,6 +25,8 @@ def private_cache(tmp_path_factory, monkeypatch, request):
 @pytest.fixture
 def make_data():
     """A small data set of random images: `make_data(labels, tracks=None)`."""
+
+    from clad_lib.data.reading import ImageData
 
     def make(labels, *, tracks=None, channels=1, size=8, seed=0) -> ImageData:
         labels = np.asarray(labels, dtype=np.int64)

@@ -93,7 +93,8 @@ def verdict(study: Study, found: Mapping[str, Scores]) -> Verdict | None:
     text += f"points ({100 * pair.low:+.1f} to {100 * pair.high:+.1f}), p {_p(p)}."
     if "NearestImage" in scored:
         control = _percent(scored["NearestImage"])
-        text += f" The nearest training image, without training, has {control}."return Verdict(method, rival, pair.difference, pair.low, pair.high, p, text)
+        text += f" The nearest training image, without training, has {control}."
+    return Verdict(method, rival, pair.difference, pair.low, pair.high, p, text)
 
 
 def scores_in_words(
@@ -153,7 +154,7 @@ def formatted(table: pd.DataFrame, form: str) -> str:
 
 
 def _line(each: Any) -> str:
-    block, method, auroc, low, high, fpr, f1, best = each
+    _block, method, auroc, low, high, fpr, f1, best = each
     star = "*" if best else " "
     f1_text = DASH if np.isnan(f1) else f"{f1:.1f}"
     if np.isnan(auroc):
