@@ -1,6 +1,6 @@
 # The commands people type. `make setup` runs by itself when one of them needs it.
 .DEFAULT_GOAL := help
-.PHONY: help setup study batch figures lab dashboard test test-slow test-browser lint notebooks bench clean
+.PHONY: help setup study batch lab dashboard test test-slow test-browser lint size notebooks tables bench clean
 
 UV = $(shell command -v uv || echo .tools/bin/uv)
 PY = .venv/bin/python
@@ -20,17 +20,15 @@ setup: .venv/.ready  ## prepare the environment in .venv
 	    && echo "clad: MulticoreTSNE was not built (it needs a C++ compiler and make): openTSNE draws the maps"; }
 	@touch $@
 
-study: setup  ## the whole study on the embedded data set: pictures, executed notebooks, table
+study: setup  ## the whole study on the embedded data set: executed notebooks, table, report
 	$(PY) -m clad_lib study
 
 batch: setup  ## a grid of runs: make batch STUDY=studies/paper.toml
 	$(PY) -m clad_lib batch $(or $(STUDY),studies/smoke.toml)
 
-figures: setup  ## the README's tables again, from results/measured.csv alone
-	$(PY) -m clad_lib figures
-
-lab: setup  ## open the notebooks in JupyterLab
-	$(PY) -m jupyterlab notebooks/01_scenarios.ipynb
+lab: setup  ## open your own copies of the notebooks in JupyterLab
+	$(PY) -m clad_lib notebooks copy my_notebooks
+	$(PY) -m jupyterlab my_notebooks/01_scenarios.ipynb
 
 dashboard: setup  ## the explorers of the default run as a web page without code, on 127.0.0.1
 	$(PY) -m clad_lib dashboard
@@ -49,12 +47,17 @@ lint: setup  ## formatter, linter and types
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+size: setup  ## statements, lines and import depth of the library, beside their limits
+	$(PY) tools/measure_code.py
+
 notebooks: setup  ## execute the default study again and rewrite the committed notebooks
-	$(PY) -m clad_lib notebooks
-	$(PY) -m ruff format notebooks
+	$(PY) tools/committed_notebooks.py
+
+tables: setup  ## the tables of results/README.md again, from results/*.csv alone
+	$(PY) tools/publish.py tables
 
 bench: setup  ## speed, side by side with what one would use instead
 	for script in benchmarks/*.py; do $(PY) $$script || exit 1; done
 
 clean:  ## remove runs and caches, keep the environment
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache test-artefacts
+	rm -rf runs my_notebooks .pytest_cache .mypy_cache .ruff_cache test-artefacts

@@ -139,3 +139,19 @@ def sweep(frame: pd.DataFrame, dataset: str, setting: str, *, method: str = "ODI
     table = table.assign(value=value).dropna(subset="value")
     many = table.groupby("scenario").value.transform("nunique") > 1
     return table[many].sort_values(["scenario", "value"], ignore_index=True)
+
+
+def cannot_be_told(table: pd.DataFrame, pairs: pd.DataFrame, level: float = 0.05) -> set[tuple]:
+    """(data set, scenario, method) of the best clean method and all that cannot be told from it.
+
+    `table` is `summary`'s for one profile, `pairs` is `comparisons`'. A rival without a comparison
+    is not counted as equal.
+    """
+    clean = table[table.protocol == "clean"]
+    best = clean.loc[clean.groupby(["dataset", "scenario"]).auroc.idxmax()]
+    found = set(zip(best.dataset, best.scenario, best.method, strict=True))
+    if len(pairs):
+        close = pairs[(pairs.p >= level) & (pairs.settings.fillna("") == "")]
+        close = close.merge(best, left_on=[*GROUP[:2], "best"], right_on=[*GROUP[:2], "method"])
+        found |= set(zip(close.dataset, close.scenario, close.method_x, strict=True))
+    return found

@@ -1,0 +1,173 @@
+"""What maintainers publish: finished runs kept in results/, and the tables of results/README.md.
+
+python tools/publish.py keep --runs runs --note "OMP_NUM_THREADS=1"
+python tools/publish.py tables
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from clad_lib.config import datasets
+from clad_lib.study import results, tables
+from clad_lib.study.stages import rows
+from clad_lib.study.store import write_atomically
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+KEPT = ("command", *(name for name in results.COLUMNS if name != "folder"))
+FIRST = ("CLAD", "OCSVM", "OCNN", "OCCNN", "SVDD", "DeepSVDD")  # the paper's columns
+BEYOND = ("NearestImage", "PixelLOF", "Selected", "Patches", "Rotation", "Fused", "Pretrained")
+SCORES = ("ODIN", *("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis"))
+SCORES += ("ViM", "RankAverage", "Selected", "Oracle")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+@app.command()
+def keep(
+    runs: Path = Path("runs"),
+    note: Annotated[str, typer.Option(help="what else the command needs")] = "",
+    into: Path = RESULTS,
+) -> None:
+    """Merge finished runs of committed code into measured.csv and comparisons.csv."""
+    frame = results.collect_some(runs)
+    reasons = frame.apply(why_not, axis=1)
+    for reason in sorted(set(reasons) - {""}):
+        typer.echo(f"{int((reasons == reason).sum())} rows not kept: {reason}", err=True)
+    frame = frame[reasons == ""]
+    fresh = frame.assign(command=[command(row, note) for _, row in frame.iterrows()])[list(KEPT)]
+    merge(into / "measured.csv", fresh, list(results.KEY))
+    compared = tables.comparisons(frame)
+    merge(into / "comparisons.csv", compared, [*tables.GROUP, "method"], replace=tables.GROUP)
+    typer.echo(f"{len(fresh)} rows kept, {len(compared)} comparisons")
+
+
+def why_not(row: pd.Series) -> str:
+    """Why a run is left out; empty when it is kept."""
+    if row.dataset not in datasets():
+        return "its data set is a folder, which no other machine has"
+    if row.profile == "smoke":
+        return "its profile is smoke: read no number of it"
+    if not re.fullmatch("[0-9a-f]{7,40}", str(row.commit)):
+        return f"its commit is {row.commit!r}, expected a clean one"
+    return "it has no AUROC" if pd.isna(row.auroc) else ""
+
+
+def command(row: pd.Series, note: str = "") -> str:
+    """The line that makes a row again, and the note in brackets."""
+    parts = ["clad run --dataset", row.dataset, "--scenario", shlex.quote(row.scenario)]
+    parts += ["--seed", str(row.seed), "--methods", row.method]
+    if row.profile != "fast":  # the default
+        parts += ["--profile", row.profile]
+    for setting in filter(None, row.settings.split(", ")):
+        parts += ["--set", shlex.quote(setting)]
+    return " ".join(parts) + (f" ({note})" if note else "")
+
+
+def merge(
+    path: Path, fresh: pd.DataFrame, key: list[str], *, replace: list[str] | None = None
+) -> None:
+    """Put rows into a CSV file in place of those with the same `replace` (default: the same key)."""
+    fresh = fresh.round(4)
+    if path.is_file():
+        old = pd.read_csv(path, dtype={"scenario": str, "settings": str}).fillna({"settings": ""})
+        if list(old.columns) == list(fresh.columns):
+            by = replace or key
+            known = pd.MultiIndex.from_frame(old[by].astype(str))
+            gone = known.isin(pd.MultiIndex.from_frame(fresh[by].astype(str)))
+            fresh = pd.concat([old[~gone], fresh]) if (~gone).any() else fresh
+    fresh = fresh.sort_values(key, kind="stable")
+    write_atomically(path, fresh.to_csv(index=False, lineterminator="\n"))
+
+
+@app.command()
+def drop(
+    commit: Annotated[str, typer.Option(help="rows measured at this commit go")],
+    into: Path = RESULTS,
+) -> None:
+    """Remove the rows of a commit that the code would no longer give."""
+    path = into / "measured.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    kept = table[~table.commit.str.startswith(commit)]
+    write_atomically(path, kept.to_csv(index=False, lineterminator="\n"))
+    typer.echo(f"{len(table) - len(kept)} rows removed, {len(kept)} left")
+
+
+@app.command("tables")
+def publish_tables(page: Path = RESULTS / "README.md", into: Path = RESULTS) -> None:
+    """Write the tables between their marks in results/README.md, from the CSV files alone."""
+    text = page.read_text(encoding="utf-8")
+    for mark, made in made_tables(into).items():
+        start, end = f"<!-- {mark} -->\n", "\n<!-- end -->"
+        before, found, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            sys.exit(f"{page} has no {start.strip()} ... {end.strip()}: expected the marks")
+        text = before + found + made + end + after
+    write_atomically(page, text)
+
+
+def made_tables(folder: Path = RESULTS) -> dict[str, str]:
+    """mark -> Markdown table: the paper's methods, beyond the paper, CLAD's scores, single classes."""
+    frame = pd.read_csv(folder / "measured.csv", dtype={"scenario": str, "settings": str})
+    table = tables.summary(frame[(frame.profile == "fast") & (frame.settings.fillna("") == "")])
+    path = folder / "comparisons.csv"
+    pairs = pd.read_csv(path, dtype={"scenario": str}) if path.is_file() else pd.DataFrame()
+    best = tables.cannot_be_told(table, pairs)
+    groups = table[table.scenario.str.isupper()], table[~table.scenario.str.isupper()]
+    paper = ["ODIN", *FIRST[1:]]
+    return {
+        "beyond": markdown(groups[0], BEYOND, best, paper_best=True),
+        "methods": markdown(groups[0], paper, best, paper=True),
+        "scores": markdown(groups[0], SCORES, best),
+        "single": markdown(groups[1], [*paper, *BEYOND], best, paper=True),
+    }
+
+
+def markdown(
+    table: pd.DataFrame,
+    methods: list[str] | tuple[str, ...],
+    best: set[tuple],
+    *,
+    paper: bool = False,
+    paper_best: bool = False,
+) -> str:
+    """Scenarios by methods in percent: mean and deviation over seeds, bold for `best`.
+
+    `paper` puts the published value of the same method in brackets, with an arrow where our whole
+    95 % interval lies above it; `paper_best` adds the best published value as a column.
+    """
+    shown = [name for name in methods if name in set(table.method) and name in rows()]
+    heads = ["normal", *["paper's best"] * paper_best, *shown]
+    lines = [heads, ["---"] * len(heads)]
+    published = results.paper_results()
+    top = published.groupby(["dataset", "scenario"]).paper.max()
+    for place, group in table.groupby(["dataset", "scenario"], sort=False):
+        by_method = {row.method: row for row in group.itertuples()}
+        cells = [f"{100 * top[place]:.1f}" if place in top.index else "–"] * paper_best
+        reference = top.get(place) if paper_best else None
+        cells += [_cell(by_method.get(name), place, best, paper, reference) for name in shown]
+        lines.append([" ".join(place), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(row, place: tuple, best: set[tuple], paper: bool, reference: float | None) -> str:
+    if row is None:
+        return "–"
+    spread = "" if pd.isna(row.spread) else f" ± {100 * row.spread:.1f}"
+    text = f"{100 * row.auroc:.1f}{spread}"
+    text = f"**{text}**" if (*place, row.method) in best else text
+    ahead = row.ahead if reference is None else row.low > reference
+    text += " ▲" if ahead else ""
+    return text + (f" ({100 * row.paper:.1f})" if paper and pd.notna(row.paper) else "")
+
+
+if __name__ == "__main__":
+    app()
