@@ -74,7 +74,7 @@ def command(row: pd.Series, note: str = "") -> str:
 def merge(
     path: Path, fresh: pd.DataFrame, key: list[str], *, replace: list[str] | None = None
 ) -> None:
-    """Put rows into a CSV file in place of those with the same `replace` (default: the same key)."""
+    """Put rows into a CSV file in place of those with the same `replace`, or else `key`."""
     fresh = fresh.round(4)
     if path.is_file():
         old = pd.read_csv(path, dtype={"scenario": str, "settings": str}).fillna({"settings": ""})
@@ -115,7 +115,7 @@ def publish_tables(page: Path = RESULTS / "README.md", into: Path = RESULTS) -> 
 
 
 def made_tables(folder: Path = RESULTS) -> dict[str, str]:
-    """mark -> Markdown table: the paper's methods, beyond the paper, CLAD's scores, single classes."""
+    """mark -> Markdown table: beyond the paper, its methods, CLAD's scores, single classes."""
     frame = pd.read_csv(folder / "measured.csv", dtype={"scenario": str, "settings": str})
     table = tables.summary(frame[(frame.profile == "fast") & (frame.settings.fillna("") == "")])
     path = folder / "comparisons.csv"
