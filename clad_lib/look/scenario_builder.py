@@ -67,7 +67,9 @@ def parameters_of(config: Config) -> str:
     return "; ".join([*lines, f"overrides = {overrides_of(config)!r}"])
 
 
-def counts_of(train: ImageData, test: ImageData, scenario: Scenario, config: Config) -> pd.DataFrame:
+def counts_of(
+    train: ImageData, test: ImageData, scenario: Scenario, config: Config
+) -> pd.DataFrame:
     """How many images each part of a configuration's split has, from labels alone.
 
     Raises DataError where no split can be made of them.
@@ -85,7 +87,9 @@ def folder_of(text: str) -> str:
     """The absolute path of a folder that was typed; DataError where there is none."""
     folder = Path(text.strip()).expanduser().resolve()
     if not text.strip() or not folder.is_dir():
-        raise DataError(f"there is no folder {text!r}: type one with a sub-folder of images a class")
+        raise DataError(
+            f"there is no folder {text!r}: type one with images, one sub-folder a class"
+        )
     return str(folder)
 
 
@@ -108,19 +112,19 @@ class ScenarioBuilder(ipw.VBox):
         self.options = {"profile": profile, "seed": seed, **(overrides or {})}
         self.boxes, self.config = list[ipw.Checkbox](), None
         names, own = [*datasets(), FOLDER], dataset not in datasets()
-        self.dataset = ipw.Dropdown(options=names, value=FOLDER if own else dataset, description="data set")
-        self.path = ipw.Text(value=dataset if own else "", description="folder", continuous_update=False)
+        shown, typed = (FOLDER, dataset) if own else (dataset, "")
+        self.dataset = ipw.Dropdown(options=names, value=shown, description="data set")
+        self.path = ipw.Text(value=typed, description="folder", continuous_update=False)
         self.scenario = ipw.Dropdown(options=[OWN], description="scenario")
         self.download = ipw.Button(description="Download")
         self.clear = ipw.Button(description="Untick all")
-        self.message, self.counts = (ipw.HTML().add_class(f"clad-{n}") for n in ("message", "counts"))
+        self.message, self.counts = ipw.HTML(), ipw.HTML().add_class("clad-counts")
         self.classes = ipw.Box(layout=parts.ROW)
         self.command = CopyLine(label="command")
         self.parameters = CopyLine(label="parameters of a notebook")
         controls = [self.dataset, self.path, self.download, self.scenario, self.clear]
-        super().__init__(
-            parts.rows(controls, self.message, self.classes, self.counts, self.command, self.parameters)
-        )
+        lines = self.counts, self.command, self.parameters
+        super().__init__(parts.rows(controls, self.message, self.classes, *lines))
         self.add_class("clad")
         self.dataset.observe(lambda _: self.open(), "value")
         self.path.observe(lambda _: self.open(), "value")
@@ -128,7 +132,6 @@ class ScenarioBuilder(ipw.VBox):
         self.download.on_click(lambda _: self.open(fetch=True))
         self.clear.on_click(lambda _: self.tick(()))
         self.open(scenario)
-'''
 
     def open(self, scenario: str = "", *, fetch: bool = False) -> None:
         """Show the classes of the data set that is chosen, or say why not."""
@@ -170,8 +173,9 @@ class ScenarioBuilder(ipw.VBox):
         self.classes.children = cells
 
     def _on_scenario(self, change: Any) -> None:
-        if change["new"] in self.known and set(self.normal) != set(self.known[change["new"]].normal):
-            self.tick(self.known[change["new"]].normal)
+        chosen = self.known.get(change["new"])
+        if chosen and set(chosen.normal) != set(self.normal):
+            self.tick(chosen.normal)
 
     @property
     def normal(self) -> tuple[int, ...]:
