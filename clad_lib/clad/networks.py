@@ -1,0 +1,248 @@
+"""The networks: the published autoencoder, and ResNet-18 with a stem for small images."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, unfold
+from torch.nn.grad import conv2d_input
+
+from clad_lib.config import Encoder, Settings, Stem
+from clad_lib.data.scenarios import Split
+
+SMALLEST_STD = 1 / 255  # a constant channel is divided by one grey level, not by zero
+
+
+class Trained(NamedTuple):
+    """A trained network and the mean loss of each epoch of its training, (epochs,)."""
+
+    model: nn.Module
+    losses: np.ndarray
+
+
+class Clusters(NamedTuple):
+    """The pseudo-labels of N training images in K clusters, and how clustering went.
+
+    `source` is "dec", or "k-means" where DEC left a cluster without images: latents, soft, labels
+    and confidence belong to it. DEC `converged` where its labels are kept and stood still at last.
+    """
+
+    latents: np.ndarray  # (N, D)
+    soft: np.ndarray  # (N, K), q
+    labels: np.ndarray  # (N,) int64 in [0, K), without gaps
+    confidence: np.ndarray  # (N,), the soft assignment to the image's own cluster
+    losses: np.ndarray  # (epochs,)
+    churn: np.ndarray  # (epochs,), share of the labels that changed
+    entropy: np.ndarray  # (epochs,), of the soft assignment, over log K
+    source: str
+    converged: bool
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of uint8 images (N, C, H, W) in [0, 1]: two (C,).
+
+    Raises ValueError for anything but uint8 images.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"got {images.dtype} {tuple(images.shape)}: expected uint8 images (N, C, H, W), N > 0"
+        )
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    channels = images.cpu().unbind(1)
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in channels])
+    share = counts.double() / counts.sum(1, keepdim=True)  # (C, 256)
+    mean = share @ levels
+    variance = (share * (levels - mean[:, None]) ** 2).sum(1)
+    return mean.float(), variance.sqrt().clamp_min(SMALLEST_STD).float()
+
+
+def statistics(split: Split, settings: Settings) -> dict[str, Any]:
+    """The `mean` and `std` (C,) by which a network standardises; reads hidden_statistics.
+
+    They are those of the training images; with the published defect, the mean of each hidden
+    class's own.
+    """
+    if not settings.hidden_statistics:
+        return dict(zip(("mean", "std"), channel_statistics(split.train), strict=True))
+    classes = torch.from_numpy(split.answers.train_class)
+    each = [channel_statistics(split.train[classes == k]) for k in classes.unique()]
+    mean, std = (torch.stack(part).mean(0) for part in zip(*each, strict=True))
+    return {"mean": mean, "std": std}
+
+
+class Standardise(nn.Module):
+    """Images in [0, 1] -> zero mean and unit variance a channel, so that networks take pixels.
+
+    `mean` and `std` (C,) are 0 and 1 where they are not given, as before weights are loaded.
+    """
+
+    def __init__(self, channels: int, mean: Tensor | None = None, std: Tensor | None = None):
+        super().__init__()
+        mean = torch.zeros(channels) if mean is None else mean
+        std = torch.ones(channels) if std is None else std
+        self.mean = nn.Buffer(mean.reshape(-1, 1, 1).clone())
+        self.std = nn.Buffer(std.reshape(-1, 1, 1).clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return (images - self.mean) / self.std
+
+
+class ConvAutoencoder(nn.Module):
+    """CLAD's autoencoder (arXiv:2104.09793): three levels, 512 units, the latent, and the mirror.
+
+    `small` has one convolution a level with 4c, 8c, 16c filters for c channels; `large` has two
+    with batch norm, and 16c, 32c, 64c. The input is standardised inside and the target is the pixel
+    itself, so that the decoder's sigmoid reaches every value. `noisy` is the published defect:
+    z = mu + exp(s / 2) N(0, 1) in training and in prediction, without a KL term.
+
+    `statistics` are the mean and std of Standardise. Images (N, C, S, S) in [0, 1] -> the same
+    shape in [0, 1]. Raises ValueError when S is not a multiple of 4: the encoder halves it twice.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        *,
+        latent: int,
+        encoder: Encoder = "small",
+        noisy: bool = False,
+        **statistics: Tensor,
+    ):
+        super().__init__()
+        if size % 4:
+            raise ValueError(f"image size is {size}: expected a multiple of 4, such as 32; resize")
+        self.shape = dict(channels=channels, size=size, latent=latent, encoder=encoder, noisy=noisy)
+        width, level = (4, _plain_level) if encoder == "small" else (16, _double_level)
+        a, b, c = (width * channels * factor for factor in (1, 2, 4))
+        flat = c * (size // 4) ** 2
+        self.standardise = Standardise(channels, **statistics)
+        self.encoder = nn.Sequential(
+            *level(channels, a), nn.MaxPool2d(2),  # (N, a, S/2, S/2)
+            *level(a, b), nn.MaxPool2d(2),  # (N, b, S/4, S/4)
+            *level(b, c), nn.Flatten(),  # (N, flat)
+            nn.Linear(flat, 512), nn.ReLU(),
+        )  # fmt: skip
+        self.to_latent = nn.Linear(512, latent)
+        self.to_spread = nn.Linear(512, latent) if noisy else None
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, 512), nn.ReLU(),
+            nn.Linear(512, flat), nn.ReLU(),
+            nn.Unflatten(1, (c, size // 4, size // 4)),
+            nn.ConvTranspose2d(c, b, 2, stride=2), *level(b, b),  # (N, b, S/2, S/2)
+            nn.ConvTranspose2d(b, a, 2, stride=2), *level(a, a),  # (N, a, S, S)
+            nn.Conv2d(a, channels, 3, padding=1),
+        )  # fmt: skip
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) in [0, 1] -> latents z (N, D)."""
+        hidden = self.encoder(self.standardise(images))  # (N, 512)
+        latents = self.to_latent(hidden)
+        if self.to_spread is not None:
+            latents = latents + torch.exp(self.to_spread(hidden) / 2) * torch.randn_like(latents)
+        return latents
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) in [0, 1] -> reconstructions of the same shape in [0, 1]."""
+        return torch.sigmoid(self.decoder(self.encode(images)))
+
+
+def _plain_level(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ELU()]
+
+
+def _double_level(inputs: int, outputs: int) -> list[nn.Module]:
+    first, second = (nn.Conv2d(each, outputs, 3, padding=1) for each in (inputs, outputs))
+    return [first, nn.BatchNorm2d(outputs), nn.ELU(), second, nn.BatchNorm2d(outputs), nn.ELU()]
+
+
+class SmallMapConv2d(nn.Conv2d):
+    """A 3x3 convolution whose weight gradient is one matrix product where the map is at most 2x2.
+
+    Some CPU kernels of torch accumulate that gradient image by image, which is slow for many
+    filters on a tiny map; how slow depends on the processor (`benchmarks/small_maps.py`). Results
+    are the same up to rounding. It shares the weight of the convolution that it replaces.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__(conv.in_channels, conv.out_channels, 3, conv.stride[0], 1, bias=False)
+        self.weight = conv.weight
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C', h', w')."""
+        stride, autocast = self.stride[0], torch.is_autocast_enabled("cpu")
+        if not self.training or maps.device.type != "cpu" or maps.shape[-1] > 2 * stride:
+            return super().forward(maps)
+        dtype = torch.get_autocast_dtype("cpu") if autocast else maps.dtype
+        return _SmallMapProduct.apply(maps.to(dtype), self.weight.to(dtype), stride)
+
+
+class _SmallMapProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, maps, weight, stride):
+        ctx.save_for_backward(maps, weight)
+        ctx.window = dict(stride=stride, padding=1)
+        return conv2d(maps, weight, **ctx.window)
+
+    @staticmethod
+    def backward(ctx, grad):
+        maps, weight = ctx.saved_tensors
+        grad_maps = conv2d_input(maps.shape, weight, grad, **ctx.window)
+        columns = grad.permute(0, 2, 3, 1).reshape(-1, len(weight))  # (N h' w', C')
+        patches = unfold(maps, 3, **ctx.window).transpose(1, 2)  # (N, h' w', C 3 3)
+        grad_weight = columns.T @ patches.reshape(len(columns), -1)
+        return grad_maps, grad_weight.view_as(weight), None
+
+
+class ResNet18(nn.Module):
+    """torchvision's ResNet-18 (He et al. 2016) with standardisation inside and a stem of its own.
+
+    Stem `small`: a small convolution and the max-pool, so that the first block sees about 8 pixels
+    a side up to S = 64: what a CPU can train. `full`: a 3x3 convolution with stride 1 and no
+    max-pool, for GPUs. `published`: the 7x7 stride-2 convolution and max-pool of the ImageNet
+    network, as CLAD's code keeps it.
+
+    `statistics` are the mean and std of Standardise. Images (N, C, S, S) in [0, 1] -> logits
+    (N, K); `features` -> (N, 512), which `head` takes.
+    """
+
+    def __init__(
+        self, channels: int, size: int, *, classes: int, stem: Stem = "small", **statistics: Tensor
+    ):
+        from torchvision.models import resnet18  # the import takes seconds
+
+        super().__init__()
+        self.shape = dict(channels=channels, size=size, classes=classes, stem=stem)
+        self.standardise = Standardise(channels, **statistics)
+        self.trunk = resnet18(num_classes=classes)
+        stride = 1 if stem == "full" or size <= 16 else 2 if size <= 32 else 4
+        kernel, stride = (7, 2) if stem == "published" else (max(3, 2 * stride - 1), stride)
+        self.trunk.conv1 = nn.Conv2d(channels, 64, kernel, stride, kernel // 2, bias=False)
+        if stem == "full":
+            self.trunk.maxpool = nn.Identity()
+        for block in (*self.trunk.layer3, *self.trunk.layer4):
+            block.conv1, block.conv2 = SmallMapConv2d(block.conv1), SmallMapConv2d(block.conv2)
+        self.head, self.trunk.fc = self.trunk.fc, nn.Identity()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) in [0, 1] -> penultimate features (N, 512)."""
+        return self.trunk(self.standardise(images))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (N, 512) -> logits (N, K), in float32: ODIN divides them by up to 1000."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) in [0, 1] -> logits (N, K)."""
+        return self.logits(self.features(images))
+
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "ConvAutoencoder": ConvAutoencoder,
+    "ResNet18": ResNet18,
+}  # those that can be built again from their `shape`

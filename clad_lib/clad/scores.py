@@ -1,0 +1,245 @@
+"""Anomaly scores of a split from its classifier: ODIN, and those that need one pass alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clad_lib.clad.networks import Clusters, ResNet18, Trained
+from clad_lib.clad.posthoc import (
+    Outputs,
+    energy,
+    knn,
+    log_confidence,
+    mahalanobis,
+    max_logit,
+    msp,
+    rank_average,
+    vim,
+)
+from clad_lib.clad.training import as_unit, device_of, evaluating, infer, precision
+from clad_lib.config import Settings, Unit
+from clad_lib.data.scenarios import Split
+
+PUBLISHED_ODIN_FACTOR = 50 / (79 / 255)  # of ODIN's step in standardised units, 161.4
+TEMPERATURES = (1.0, 10.0, 1000.0)  # among which ODIN is searched
+EPSILONS = (0.0, 0.0007, 0.0014, 0.0028, 0.0056, 0.0112, 0.02, 0.03, 0.045, 0.06)  # in pixels
+GRID_IMAGES = 2000  # of each part, on which the whole grid is computed
+
+Scorer = Callable[[Tensor], Tensor]  # images (N, C, H, W) -> scores (N,), higher = anomalous
+
+
+class Scored(NamedTuple):
+    """What a method gives for a split: scores, and what else is to be kept with them."""
+
+    calibration: np.ndarray  # (n,) float64
+    test: np.ndarray  # (m,)
+    used: np.ndarray | None = None  # (n,) bool, calibration images that no threshold may use
+    extra: dict[str, Any] = {}  # noqa: RUF012
+
+
+class PartOutputs(NamedTuple):
+    """The outputs of each part of a split; the features are kept as float16."""
+
+    train: Outputs
+    calibration: Outputs
+    test: Outputs
+
+
+class OdinGrid(NamedTuple):
+    """ODIN's scores, (T, E, n) and (T, E, m), of a sample of calibration and test images."""
+
+    temperatures: np.ndarray  # (T,)
+    epsilons: np.ndarray  # (E,), in pixels
+    calibration_rows: np.ndarray  # (n,)
+    calibration: np.ndarray
+    test_rows: np.ndarray  # (m,)
+    test: np.ndarray
+
+
+def outputs(classifier: ResNet18, images: Tensor, *, batch_size: int = 256) -> Outputs:
+    """Logits and features, float32 on the CPU, of images (N, C, H, W) by one pass in eval mode."""
+    by: Any = dict(batch_size=batch_size, bf16=True)
+    features = infer(classifier, images, function=classifier.features, **by)
+    return Outputs(infer(classifier, features, function=classifier.logits, **by), features)
+
+
+def odin(
+    classifier: nn.Module,
+    images: Tensor,
+    *,
+    temperature: float = 1000.0,
+    epsilon: float = 0.0014,
+    unit: Unit = "pixel",
+    batch_size: int = 256,
+) -> Tensor:
+    """ODIN (Liang, Li, Srikant 2018): confidence after a small step that raises it.
+
+    x' = x - epsilon sign(-grad_x log max_j softmax_j(f(x) / T))
+    score = -log max_j softmax_j(f(x') / T), in [0, log K]
+
+    images (N, C, H, W), uint8 or float32 in [0, 1] -> (N,) float64 on the CPU. `epsilon` is in
+    pixels, or with the `published` unit in 161.4 standard deviations of each channel, as the
+    published code steps. x' is not clipped, as in the paper. The classifier stays as it is.
+
+    Raises ValueError for a temperature of 0 or less or a negative epsilon.
+    """
+    options: Any = dict(temperatures=[temperature], epsilons=[epsilon], unit=unit)
+    return torch.from_numpy(odin_grid(classifier, images, batch_size=batch_size, **options)[0, 0])
+
+
+def odin_grid(
+    classifier: Any,
+    images: Tensor,
+    *,
+    temperatures: Sequence[float],
+    epsilons: Sequence[float],
+    unit: Unit = "pixel",
+    batch_size: int = 256,
+) -> np.ndarray:
+    """`odin` at each temperature and epsilon: (T, E, N), by one gradient for all epsilons."""
+    if not min(epsilons) >= 0:
+        raise ValueError(f"epsilon is {min(epsilons)!r}: expected at least 0, such as 0.0014")
+    device, found = device_of(classifier), np.empty((len(temperatures), len(epsilons), len(images)))
+    factor: Any = 1.0 if unit == "pixel" else PUBLISHED_ODIN_FACTOR
+    std: Any = 1.0 if unit == "pixel" else classifier.standardise.std  # (C, 1, 1)
+    with evaluating(classifier), precision(device):
+        for rows in torch.arange(len(images)).split(batch_size):
+            batch = as_unit(images[rows].to(device))
+            for i, temperature in enumerate(temperatures):
+                leaf = batch.detach().requires_grad_(True)
+                confidence = log_confidence(classifier(leaf), temperature=temperature).sum()
+                uphill = torch.autograd.grad(confidence, leaf)[0].sign()
+                for j, epsilon in enumerate(epsilons):
+                    with torch.no_grad():
+                        logits = classifier(batch + epsilon * factor * std * uphill)
+                    found[i, j, rows] = msp(logits, temperature=temperature)
+    return found
+
+
+def one_pass(
+    tested: Outputs, train: Outputs, labels: Tensor, head: nn.Linear
+) -> dict[str, np.ndarray]:
+    """Every score of N images that needs outputs alone; labels (M,) of the M training images."""
+    found = {
+        "MSP": msp(tested.logits),
+        "MaxLogit": max_logit(tested.logits),
+        "Energy": energy(tested.logits),
+        "KNN": knn(tested.features, train.features),
+        "Mahalanobis": mahalanobis(tested.features, train.features, labels),
+        "RelativeMahalanobis": mahalanobis(tested.features, train.features, labels, relative=True),
+        "ViM": vim(tested, train, head),
+    }
+    return {name: values.numpy() for name, values in found.items()}
+
+
+def part_outputs(split: Split, settings: Settings, classifier: Trained) -> PartOutputs:
+    """The classifier's outputs for every image of the split; reads no setting."""
+    model: Any = classifier.model
+    found = [outputs(model, part) for part in (split.train, split.calibration, split.test)]
+    return PartOutputs(*(each._replace(features=each.features.half()) for each in found))
+
+
+def odin_grid_of(split: Split, settings: Settings, classifier: Trained) -> OdinGrid:
+    """ODIN at every one of TEMPERATURES and EPSILONS, for explorers; reads odin_factor."""
+    options: Any = dict(temperatures=TEMPERATURES, epsilons=EPSILONS)
+    options["unit"] = "published" if settings.odin_factor else "pixel"
+    found: list[np.ndarray] = []
+    for images in (split.calibration, split.test):
+        order = np.random.default_rng(settings.seed).permutation(len(images))
+        rows = np.sort(order[:GRID_IMAGES])
+        found += [rows, odin_grid(classifier.model, images[rows], **options)]
+    return OdinGrid(np.asarray(TEMPERATURES), np.asarray(EPSILONS), *found)
+
+
+def odin_scores(split: Split, settings: Settings, classifier: Trained) -> Scorer:
+    """ODIN; reads temperature, epsilon, epsilon_unit and odin_factor.
+
+    The published code's factor is applied once, whichever of the two last settings asks for it.
+    """
+    published = settings.odin_factor or settings.epsilon_unit == "published"
+    return partial(
+        odin,
+        classifier.model,
+        temperature=settings.temperature,
+        epsilon=settings.epsilon,
+        unit="published" if published else "pixel",
+    )
+
+
+def _scored(outputs: PartOutputs, score: Callable[[Outputs], Tensor]) -> Scored:
+    return Scored(score(outputs.calibration).numpy(), score(outputs.test).numpy())
+
+
+def msp_scores(split: Split, settings: Settings, outputs: PartOutputs) -> Scored:
+    """`msp` of a split; reads no setting."""
+    return _scored(outputs, lambda part: msp(part.logits))
+
+
+def max_logit_scores(split: Split, settings: Settings, outputs: PartOutputs) -> Scored:
+    """`max_logit` of a split; reads no setting."""
+    return _scored(outputs, lambda part: max_logit(part.logits))
+
+
+def energy_scores(split: Split, settings: Settings, outputs: PartOutputs) -> Scored:
+    """`energy` of a split; reads no setting."""
+    return _scored(outputs, lambda part: energy(part.logits))
+
+
+def knn_scores(split: Split, settings: Settings, outputs: PartOutputs) -> Scored:
+    """`knn` of a split among its training features; reads no setting."""
+    return _scored(outputs, lambda part: knn(part.features, outputs.train.features))
+
+
+def mahalanobis_scores(
+    split: Split,
+    settings: Settings,
+    clusters: Clusters,
+    outputs: PartOutputs,
+    *,
+    relative: bool = False,
+) -> Scored:
+    """`mahalanobis` of a split to its clusters; reads no setting."""
+    known, labels = outputs.train.features, torch.from_numpy(clusters.labels)
+    return _scored(
+        outputs, lambda part: mahalanobis(part.features, known, labels, relative=relative)
+    )
+
+
+def relative_mahalanobis_scores(
+    split: Split, settings: Settings, clusters: Clusters, outputs: PartOutputs
+) -> Scored:
+    """`mahalanobis` of a split relative to one Gaussian; reads no setting."""
+    return mahalanobis_scores(split, settings, clusters, outputs, relative=True)
+
+
+def vim_scores(
+    split: Split, settings: Settings, classifier: Trained, outputs: PartOutputs
+) -> Scored:
+    """`vim` of a split; reads no setting."""
+    head: Any = classifier.model.head
+    return _scored(outputs, lambda part: vim(part, outputs.train, head))
+
+
+def rank_average_scores(split: Split, settings: Settings, *scored: Scored) -> Scored:
+    """`rank_average` of other methods' scores; reads no setting.
+
+    The ranks are among one half of the calibration images, by whole tracks; the other half stays
+    for thresholds. Raises ValueError for fewer than two calibration tracks.
+    """
+    tracks, place = np.unique(split.calibration_tracks, return_inverse=True)
+    order = np.random.default_rng(settings.seed).permutation(len(tracks))
+    used = (order < len(tracks) // 2)[place]
+    if not used.any():
+        raise ValueError(
+            f"got {len(tracks)} calibration image(s) or track(s): expected 2 or more; raise the "
+            "setting `calibration`"
+        )
+    calibration, test, *_ = zip(*scored, strict=True)
+    reference = [each[used] for each in calibration]
+    return Scored(rank_average(calibration, reference), rank_average(test, reference), used)

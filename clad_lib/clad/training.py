@@ -1,0 +1,248 @@
+"""One loop that trains every network, one pass that applies it, and CLAD's two trainings."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
+
+from clad_lib.clad.networks import Clusters, ConvAutoencoder, ResNet18, Trained, statistics
+from clad_lib.config import Optimiser, Schedule, Settings
+from clad_lib.data.scenarios import Split
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on, with what was seen and what to do."""
+
+
+def as_unit(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1], other tensors as they are; images become channels-last."""
+    tensor = images.float().div_(255) if images.dtype == torch.uint8 else images
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; ValueError when it is not there."""
+    mps = int(torch.backends.mps.is_available())
+    found = {"cuda": torch.cuda.device_count(), "mps": mps, "cpu": 1}
+    if name == "auto":
+        name = next(kind for kind, count in found.items() if count)
+    kind, _, index = name.partition(":")
+    if kind not in found or (index and not index.isdigit()):
+        raise ValueError(f"unknown device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
+    if int(index or 0) >= found[kind]:
+        raise ValueError(f"device {name!r}: torch finds {found[kind]} of them; use cpu or auto")
+    return torch.device(name)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device on which the model's parameters lie."""
+    return next(model.parameters()).device
+
+
+@contextlib.contextmanager
+def seeded(seed: int):
+    """Inside, torch's generators start from `seed`; afterwards they are as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def gains_from_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32: on CUDA, and CPUs with AVX-512 BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def precision(device: torch.device, *, enabled: bool = True) -> torch.autocast:
+    """Autocast to bfloat16 where the device gains from it."""
+    kind = "cpu" if device.type == "mps" else device.type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled and gains_from_bf16(device))
+
+
+def epochs_for(count: int, *, epochs: int, batch_size: int, min_steps: int) -> int:
+    """`epochs`, or as many more as make `min_steps` optimiser steps over `count` images."""
+    return max(epochs, math.ceil(min_steps / math.ceil(count / batch_size)))
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[..., Tensor],
+    *data: Tensor,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    min_steps: int = 0,
+    optimizer: Optimiser = "adam",
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    schedule: Schedule = "constant",
+    shuffle: bool = True,
+    on_epoch_end: Callable[[int, float], bool | None] | None = None,
+    title: str = "training",
+    progress: bool = True,
+) -> np.ndarray:
+    """Train `model` on whole tensors of equal length; gives the mean loss of each epoch (epochs,).
+
+    `loss(model, *batch)` gives a scalar; uint8 tensors reach it as float32 in [0, 1]. There are
+    `epochs`, or as many more as make `min_steps` optimiser steps. `schedule` is `constant` or
+    `onecycle` (Smith & Topin 2019, peak at `lr`). The order of the batches depends on `seed` alone;
+    a last batch of one image joins the one before where a batch norm could not normalise it.
+    `on_epoch_end(epoch, mean_loss)` ends training by returning True; it may rewrite data on the
+    model's device, which are not copied. An interrupt leaves a usable model.
+
+    Raises ValueError for data that do not fit, TrainingError when the loss is not finite.
+    """
+    if len({len(tensor) for tensor in data}) != 1 or not len(data[0]):
+        raise ValueError(f"got data of lengths {[len(t) for t in data]}: expected equal, above 0")
+    if any(each.is_floating_point() and not torch.isfinite(each).all() for each in data):
+        raise ValueError("training data hold NaN or infinite values: check the images")
+    device, count, losses = device_of(model), len(data[0]), list[float]()
+    tensors = [tensor.to(device) for tensor in data]
+    model.to(memory_format=torch.channels_last)  # convolutions run 1.3 to 1.4 times as fast
+    sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
+    if sizes[-1] == 1 < len(sizes) and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        sizes[-2:] = [batch_size + 1]
+    epochs = epochs_for(count, epochs=epochs, batch_size=batch_size, min_steps=min_steps)
+    steps, order = epochs * len(sizes), torch.Generator().manual_seed(seed)
+    stepping = _stepping(model, optimizer, schedule, lr, momentum, weight_decay, steps)
+    with tqdm(total=epochs, desc=title, unit="epoch", disable=not progress) as bar:
+        for epoch in range(epochs):
+            rows = torch.randperm(count, generator=order) if shuffle else torch.arange(count)
+            losses.append(_epoch(model, loss, tensors, rows.to(device).split(sizes), *stepping))
+            if not math.isfinite(losses[-1]):
+                seen = f"loss is {losses[-1]} after epoch {epoch + 1}"
+                raise TrainingError(f"{title}: {seen}: try a learning rate below {lr:g}")
+            bar.set_postfix_str(f"loss {losses[-1]:.4g}", refresh=False)
+            bar.update()
+            if on_epoch_end and on_epoch_end(epoch, losses[-1]):
+                break
+    return np.asarray(losses)
+
+
+def _stepping(model, optimizer, schedule, lr, momentum, weight_decay, steps) -> tuple[Any, Any]:
+    if optimizer not in ("adam", "sgd") or schedule not in ("constant", "onecycle"):
+        given = f"optimizer {optimizer!r} and schedule {schedule!r}"
+        raise ValueError(f"got {given}: expected 'adam' or 'sgd', and 'constant' or 'onecycle'")
+    more = dict(momentum=momentum) if optimizer == "sgd" else dict(fused=True)
+    kind: Any = torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    stepper = kind(parameters, lr=lr, weight_decay=weight_decay, **more)
+    if schedule == "onecycle":
+        return stepper, torch.optim.lr_scheduler.OneCycleLR(stepper, lr, total_steps=steps)
+    return stepper, torch.optim.lr_scheduler.ConstantLR(stepper, factor=1)
+
+
+def _epoch(model, loss, tensors, batches, stepper, scheduler) -> float:
+    model.train()
+    total = torch.zeros((), device=tensors[0].device)
+    for index in batches:
+        stepper.zero_grad()
+        value = loss(model, *(as_unit(tensor[index]) for tensor in tensors))
+        value.backward()
+        stepper.step()
+        scheduler.step()
+        total += value.detach() * len(index)
+    return float(total / len(tensors[0]))
+
+
+def infer(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    function: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int = 1024,
+    bf16: bool = False,
+) -> Tensor:
+    """Apply `function` (the model, if not given) batch by batch in eval mode, without gradients.
+
+    images (N, ...), uint8 or float32 in [0, 1] -> (N, ...) float32 on the CPU. `bf16` computes in
+    bfloat16 where the device gains from it. The modes of the model's parts are restored.
+    """
+    device, apply = device_of(model), function or model
+    with evaluating(model), torch.no_grad(), precision(device, enabled=bf16):
+        batches = (as_unit(batch.to(device)) for batch in images.split(batch_size))
+        return torch.cat([apply(batch).float().cpu() for batch in batches])
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module):
+    """Inside, the model is in eval mode; afterwards each of its parts has the mode it had."""
+    modes = {part: part.training for part in model.modules()}
+    try:
+        yield model.eval()
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def autoencoder(split: Split, settings: Settings) -> Trained:
+    """Stage 1: an autoencoder fitted to the training images by mean squared error.
+
+    Reads encoder, latent, ae_epochs, ae_lr, ae_schedule, ae_batch, min_steps, noisy_latents and
+    hidden_statistics.
+    """
+    model = ConvAutoencoder(
+        *split.train.shape[1:3],
+        latent=settings.latent,
+        encoder=settings.encoder,
+        noisy=settings.noisy_latents,
+        **statistics(split, settings),
+    ).to(settings.device)
+    by: Any = dict(batch_size=settings.ae_batch, lr=settings.ae_lr, schedule=settings.ae_schedule)
+    by |= dict(epochs=settings.ae_epochs, min_steps=settings.min_steps)
+    by |= dict(seed=settings.seed, progress=settings.progress, title="autoencoder")
+    return Trained(model, fit(model, _reconstruction_loss, split.train, **by))
+
+
+def _reconstruction_loss(model: nn.Module, images: Tensor) -> Tensor:
+    with precision(images.device):
+        return mse_loss(model(images).float(), images)
+
+
+def classifier(split: Split, settings: Settings, clusters: Clusters) -> Trained:
+    """Stage 3: ResNet-18 fitted to the training images and their pseudo-labels.
+
+    Reads stem, clf_epochs, clf_lr, clf_batch, clf_schedule, min_steps and hidden_statistics.
+    """
+    return train_classifier(split, settings, split.train, torch.from_numpy(clusters.labels))
+
+
+def train_classifier(
+    split: Split,
+    settings: Settings,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int | None = None,
+    title: str = "classifier",
+) -> Trained:
+    """ResNet-18 fitted to images (N, C, S, S) and labels (N,) in [0, K) by cross-entropy.
+
+    `epochs` in place of clf_epochs ask for half of min_steps.
+    """
+    shape = statistics(split, settings) | dict(classes=int(labels.max()) + 1, stem=settings.stem)
+    model = ResNet18(*images.shape[1:3], **shape).to(settings.device)
+    steps = settings.min_steps if epochs is None else settings.min_steps // 2
+    by: Any = dict(
+        batch_size=settings.clf_batch, lr=settings.clf_lr, schedule=settings.clf_schedule
+    )
+    by |= dict(epochs=epochs or settings.clf_epochs, min_steps=steps, title=title)
+    by |= dict(seed=settings.seed, progress=settings.progress)
+    return Trained(model, fit(model, _classification_loss, images, labels, **by))
+
+
+def _classification_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    with precision(images.device):
+        return cross_entropy(model(images), labels)
