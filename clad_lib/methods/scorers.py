@@ -1,0 +1,64 @@
+"""What the fitted methods share: what they ask of images, and the scorer that they return."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clad_lib.clad.training import as_unit
+
+
+class NotApplicable(ValueError):
+    """A method that cannot run on this split, such as for too few images or no anomalies."""
+
+
+@dataclass(frozen=True)
+class FittedScorer:
+    """Images (N, C, H, W), uint8 or float32 in [0, 1] -> anomaly scores (N,) on the CPU."""
+
+    score: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...]  # (C, H, W) of the training images
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The score of each image; ValueError for another shape than the training images'."""
+        check_shape(images, self.shape)
+        return self.score(images)
+
+
+def check_shape(images: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless images are (N, C, H, W) with the (C, H, W) that `shape` gives."""
+    if tuple(images.shape[1:]) != shape:
+        raise ValueError(
+            f"images are {tuple(images.shape)}: expected (N, *{shape}) as in training; resize them"
+        )
+
+
+def check_training(images: Tensor, *, least: int = 1, nu: float = 0.1) -> None:
+    """Refuse images and a share `nu` to which no method can be fitted.
+
+    Raises NotApplicable for fewer than `least` images, ValueError for other than (N, C, H, W), for
+    NaN or infinite pixels, and for `nu` outside (0, 1].
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images are {tuple(images.shape)}: expected (N, C, H, W); add an axis")
+    if len(images) < least:
+        raise NotApplicable(f"got {len(images)} training image(s): expected {least} or more")
+    if images.is_floating_point() and not torch.isfinite(images).all():
+        raise ValueError("images hold NaN or infinite values: expected finite pixels; repair them")
+    if not 0 < nu <= 1:
+        raise ValueError(f"nu is {nu!r}: expected a share of the training images in (0, 1]")
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Images (N, C, H, W), uint8 or float32 in [0, 1] -> rows of pixels in [0, 1], (N, C H W)."""
+    return as_unit(images).flatten(1)
+
+
+def encoder_features(autoencoder: Any) -> nn.Sequential:
+    """A copy of the encoder: images (N, C, S, S) -> the 512 activations under the latent."""
+    return copy.deepcopy(nn.Sequential(autoencoder.standardise, autoencoder.encoder))

@@ -1,0 +1,213 @@
+"""Choosing a score without anomalies: pseudo-classes are withheld to stand for them.
+
+What the labels of the test images would have chosen is the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from clad_lib.clad.dec import kmeans
+from clad_lib.clad.networks import Clusters, Trained
+from clad_lib.clad.posthoc import msp
+from clad_lib.clad.scores import (
+    EPSILONS,
+    TEMPERATURES,
+    Scored,
+    odin,
+    odin_grid,
+    one_pass,
+    outputs,
+)
+from clad_lib.clad.training import infer, seeded, train_classifier
+from clad_lib.config import Settings, Unit
+from clad_lib.data.scenarios import Split
+from clad_lib.judge.metrics import auroc
+from clad_lib.methods.scorers import NotApplicable
+
+ONE_PASS = ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM")
+GROUPS = 6  # of k-means, withheld when the number of clusters itself is chosen
+
+
+class Fold(NamedTuple):
+    """Rows of the training images to train on, and to test on: new normal and withheld ones."""
+
+    train: np.ndarray
+    tested: np.ndarray  # (n,)
+    withheld: np.ndarray  # (n,) bool: these stand for anomalies
+
+
+class Choice(NamedTuple):
+    """A score and its AUROC, with temperature, epsilon and the unit of epsilon if it is ODIN."""
+
+    score: str
+    temperature: float
+    epsilon: float
+    unit: str
+    auroc: float
+
+
+class Simulations(NamedTuple):
+    """How well each score tells withheld pseudo-classes; empty where none could be withheld."""
+
+    table: pd.DataFrame  # the number of the fold, and the fields of Choice
+
+
+def withheld_folds(
+    labels: np.ndarray, *, folds: int, share: float, seed: int, limit: int = 500
+) -> list[Fold]:
+    """Folds that each withhold about `share` of the pseudo-classes, others each time if they can.
+
+    labels (N,) pseudo-labels. A tenth of the kept images, at most `limit`, stay out of training to
+    stand for normal images, and at most `limit` withheld ones for anomalies. Two pseudo-classes are
+    always kept: with fewer than three there are no folds.
+    """
+    random = np.random.default_rng(seed)
+    classes = random.permutation(np.unique(labels))
+    count = min(max(1, round(share * len(classes))), len(classes) - 2)
+    found = []
+    for fold in range(folds if count > 0 else 0):
+        outside = np.isin(labels, np.roll(classes, -fold * count)[:count])
+        kept, withheld = (random.permutation(np.flatnonzero(each)) for each in (~outside, outside))
+        held = min(limit, max(1, len(kept) // 10))
+        tested = np.concatenate([np.sort(kept[:held]), np.sort(withheld[:limit])])
+        found.append(Fold(np.sort(kept[held:]), tested, np.arange(len(tested)) >= held))
+    return found
+
+
+def simulations(split: Split, settings: Settings, clusters: Clusters) -> Simulations:
+    """Each score against withheld pseudo-classes, by a short classifier a fold on the others.
+
+    Reads folds, withheld, fold_epochs, odin_factor, and what `train_classifier` reads. No
+    calibration image, test image or hidden class enters.
+    """
+    labels, rows = clusters.labels, list[tuple]()
+    shares = dict(folds=settings.folds, share=settings.withheld)
+    for number, fold in enumerate(withheld_folds(labels, seed=settings.seed, **shares)):
+        model, images, known = _without(split, settings, fold, number, labels[fold.train])
+        tested = split.train[fold.tested]
+        train, new = (outputs(model, part) for part in (images, tested))
+        plain = one_pass(new, train, known, model.head)
+        rows += [(number, *each) for each in rate(model, tested, plain, fold.withheld, settings)]
+    return Simulations(pd.DataFrame(rows, columns=["fold", *Choice._fields]))
+
+
+def _without(
+    split: Split, settings: Settings, fold: Fold, number: int, labels: np.ndarray
+) -> tuple[Any, Tensor, Tensor]:
+    """A classifier that never saw the withheld images, with the images and labels it was shown."""
+    images, place = split.train[fold.train], np.unique(labels, return_inverse=True)[1]
+    known, title = torch.from_numpy(place), f"fold {number + 1}, {place.max() + 1} clusters"
+    options = dict(epochs=settings.fold_epochs, title=title)
+    with seeded(settings.seed + number):
+        return train_classifier(split, settings, images, known, **options).model, images, known
+
+
+def rate(
+    model: Any,
+    images: Tensor,
+    plain: Mapping[str, np.ndarray],
+    anomaly: np.ndarray,
+    settings: Settings,
+) -> list[Choice]:
+    """AUROC of ODIN at each of TEMPERATURES and EPSILONS, and of the `plain` scores, name -> (N,).
+
+    images (N, C, S, S), anomaly (N,) bool; reads odin_factor.
+    """
+    unit: Unit = "published" if settings.odin_factor else "pixel"
+    grid = odin_grid(model, images, temperatures=TEMPERATURES, epsilons=EPSILONS, unit=unit)
+    pairs = zip(product(TEMPERATURES, EPSILONS), grid.reshape(-1, len(images)), strict=True)
+    found = [Choice("ODIN", *pair, unit, auroc(values, anomaly)) for pair, values in pairs]
+    nothing = (np.nan, np.nan, "")
+    return found + [Choice(name, *nothing, auroc(plain[name], anomaly)) for name in plain]
+
+
+def choose(table: pd.DataFrame) -> Choice:
+    """The score and setting with the largest mean AUROC over folds; of equal ones the first.
+
+    Raises ValueError for an empty table.
+    """
+    if table.empty:
+        raise ValueError("got no simulated results: expected one fold or more; raise `folds`")
+    columns = list(Choice._fields[:-1])
+    means = table.groupby(columns, sort=False, dropna=False, as_index=False).auroc.mean()
+    return Choice(**means.loc[means.auroc.idxmax()])
+
+
+def selected(
+    split: Split,
+    settings: Settings,
+    simulations: Simulations,
+    classifier: Trained,
+    *scored: Scored,
+) -> Scored:
+    """The score that tells withheld pseudo-classes best; without any, ODIN as it is set.
+
+    Reads temperature, epsilon, epsilon_unit and odin_factor, for the latter case alone. Needs the
+    scores of ONE_PASS.
+    """
+    unit = "published" if settings.odin_factor else settings.epsilon_unit
+    choice = Choice("ODIN", settings.temperature, settings.epsilon, unit, np.nan)
+    choice = choose(simulations.table) if len(simulations.table) else choice
+    return _scores_of(choice, split, classifier.model, scored)
+
+
+def oracle(split: Split, settings: Settings, classifier: Trained, *scored: Scored) -> Scored:
+    """The score that tells all test images best by their labels: an upper bound, never a result.
+
+    Reads odin_factor. Needs the scores of ONE_PASS. Raises NotApplicable for a test split without
+    anomalies or without normal images.
+    """
+    anomaly = split.answers.test_anomaly
+    if anomaly.all() or not anomaly.any():
+        raise NotApplicable(
+            f"Oracle got {anomaly.sum()} anomalies among {len(anomaly)} test images: expected both "
+            "kinds of image; name a scenario that has them"
+        )
+    plain = {name: each.test for name, each in zip(ONE_PASS, scored, strict=True)}
+    rated = rate(classifier.model, split.test, plain, anomaly, settings)
+    choice = max(rated, key=lambda choice: choice.auroc)
+    return _scores_of(choice, split, classifier.model, scored)
+
+
+def _scores_of(choice: Choice, split: Split, model: Any, scored: Sequence[Scored]) -> Scored:
+    known: dict[str, Any] = choice._asdict()
+    options = {name: known[name] for name in ("temperature", "epsilon", "unit")}
+    if choice.score == "ODIN":
+        images = (split.calibration, split.test)
+        parts = [odin(model, part, **options).numpy() for part in images]
+    else:
+        parts = list(scored[ONE_PASS.index(choice.score)][:2])
+    known = {name: value if value == value else None for name, value in known.items()}
+    return Scored(parts[0], parts[1], extra={"choice": known})
+
+
+def simulate_clusters(
+    split: Split, settings: Settings, autoencoder: Trained, *, candidates: Sequence[int]
+) -> pd.DataFrame:
+    """AUROC of MSP for each number of clusters against withheld groups of latents.
+
+    The withheld groups come from one k-means with six groups, so that all candidates face the same
+    simulated anomalies. The rest is clustered by k-means into each number of clusters, and a short
+    classifier is trained on that. Columns fold, clusters, auroc. Reads kmeans_inits and what
+    `simulations` reads but odin_factor.
+    """
+    model: Any = autoencoder.model
+    latents = infer(model, split.train, function=model.encode).numpy()
+    options, rows = dict(inits=settings.kmeans_inits, seed=settings.seed), []
+    groups = kmeans(latents, clusters=GROUPS, **options).labels_
+    shares = dict(folds=settings.folds, share=settings.withheld)
+    folds = enumerate(withheld_folds(groups, seed=settings.seed, **shares))
+    for (number, fold), count in product(folds, candidates):
+        labels = kmeans(latents[fold.train], clusters=count, **options).labels_
+        classifier, _, _ = _without(split, settings, fold, number, labels)
+        tested = msp(outputs(classifier, split.train[fold.tested]).logits).numpy()
+        rows.append((number, count, auroc(tested, fold.withheld)))
+    return pd.DataFrame(rows, columns=["fold", "clusters", "auroc"])
