@@ -88,6 +88,10 @@ class Config:
     withheld: float = 0.3  # share of the pseudo-classes in each fold
     fold_epochs: int = 2  # of the classifier of a fold
 
+    # beyond the paper
+    patch_features: int = 1024  # numbers that describe an image, for each size of patch
+    patch_images: int = 20_000  # training images remembered, at most
+
     # the published code's defects, off unless measured on purpose (protocol paper_compat)
     noisy_latents: bool = False  # the encoder adds N(0, 1) sigma noise when it predicts too
     batch_target: bool = False  # DEC's target distribution per mini-batch, data not shuffled
@@ -123,7 +127,7 @@ def make_config(
     `smoke` runs in seconds and proves only that the parts fit. `fast` is one setting for all
     scenarios of a data set. `paper` takes the published per-scenario values. `best` spends a GPU.
 
-    Raises ValueError for an unknown profile or setting, TypeError for a value of the wrong type.
+    Raises ValueError for an unknown profile or setting, or a value of the wrong type.
     """
     if dataset not in datasets() and Path(dataset).is_dir():
         dataset = str(Path(dataset).resolve())  # kernels work in other folders
@@ -169,7 +173,7 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     options = (*options, int) if float in options else options
     if not isinstance(value, options) or (isinstance(value, bool) and bool not in options):
         wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}): expected {wanted}")
+        raise ValueError(f"{name} is {value!r} ({type(value).__name__}): expected {wanted}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         _check_range(name, value)
 
