@@ -1,0 +1,111 @@
+"""Labelled images, and the folder in which they are kept once they are decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clad_lib.data.pictures import DataError, shown
+
+RULES = 2  # of decoding: to be raised when the same file would give other images
+BY_CONTENT = 1 << 20  # bytes; what is larger is known by path, size and time of change
+PATTERN = "*-" + "[0-9a-f]" * 16 + ".np*"  # whole and half-written files of this and older versions
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """images (N, C, H, W) uint8; labels, tracks (N,) int64; notes on files left out or cut.
+
+    Images of one track show one object and must stay together.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    tracks: np.ndarray
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Where decoded images and downloads lie: `cache`, else CLAD_CACHE, else the user's cache."""
+    if chosen := cache or os.environ.get("CLAD_CACHE"):
+        return Path(chosen)
+    try:
+        import platformdirs
+    except ImportError:  # a bare machine
+        return Path.home() / ".cache" / "clad"
+    return Path(platformdirs.user_cache_dir("clad"))
+
+
+def cache_contents(cache: str | Path | None = None) -> dict[Path, int]:
+    """The files of decoded images with their bytes; downloads lie beside them, in `downloads`."""
+    return {path: path.stat().st_size for path in sorted(cache_folder(cache).glob(PATTERN))}
+
+
+def clear_cache(cache: str | Path | None = None) -> int:
+    """Remove the decoded images, which are decoded again when needed; the bytes that this frees."""
+    contents = cache_contents(cache)
+    for path in contents:
+        path.unlink(missing_ok=True)
+    return sum(contents.values())
+
+
+def cached(path: Path, make: Callable[[], ImageData]) -> ImageData:
+    """What lies at `path`, made and stored there before if need be.
+
+    Raises DataError where the file cannot be written or is damaged.
+    """
+    if not path.is_file():
+        _store(path, make())
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            names, notes = (tuple(stored[key].tolist()) for key in ("class_names", "notes"))
+            return ImageData(stored["images"], stored["labels"], stored["tracks"], names, notes)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        where = f"the cache {shown(path)} cannot be read"
+        raise DataError(f"{where} ({error}): remove it and run again") from error
+
+
+def _store(path: Path, data: ImageData) -> None:
+    """Write beside `path`, then move there in one step; with the rights that the umask gives."""
+    part = path.with_suffix(f".npz{secrets.token_hex(4)}")
+    texts = {"class_names": np.array(data.class_names), "notes": np.array(data.notes, dtype=str)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            arrays = {"images": data.images, "labels": data.labels, "tracks": data.tracks}
+            np.savez(file, allow_pickle=False, **arrays, **texts)
+        part.replace(path)
+    except OSError as error:
+        reason = f"{error.strerror or error}; set CLAD_CACHE to a folder with space"
+        raise DataError(f"cannot write the cache {shown(path)}: {reason}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def cache_file(name: str, source: list, cache: str | Path | None) -> Path:
+    """Where the images decoded from `source` lie: its files, and all else that decides on them."""
+    identities = [
+        _identity(item) if isinstance(item, Path) and item.is_file() else item for item in source
+    ]
+    digest = hashlib.blake2b(repr((RULES, identities)).encode(), digest_size=8).hexdigest()
+    word = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:40]
+    return cache_folder(cache) / f"{word}-{digest}.npz"
+
+
+def _identity(file: Path) -> object:
+    """The content of a file, or of a large one its path, size and time of change."""
+    status = file.stat()
+    if status.st_size > BY_CONTENT:
+        return shown(file), status.st_size, status.st_mtime_ns
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).digest()

@@ -1,0 +1,177 @@
+"""Which files of a folder are pictures, and all of them as one array or as a stream of batches."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from clad_lib.data.pictures import DataError, decode, highest_values, shown
+
+PROGRAMS = {"__macosx", "@eadir", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin"}
+LARGEST = 256  # pixels a side, unless a size is given
+
+
+class Skipped(NamedTuple):
+    """A file that is left out, or with `used` one that is read in part, and why."""
+
+    path: Path
+    reason: str  # what differs from file to file stands in brackets at its end
+    used: bool = False
+
+
+def in_words(skipped: Sequence[Skipped]) -> str:
+    """One line that counts the reasons and names the first file; empty where there is none."""
+    counts = Counter(each.reason.split(" (")[0] for each in skipped)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return f"{reasons} (first {shown(skipped[0].path)})" if skipped else ""
+
+
+def image_files(folder: str | Path, *, strict: bool = False) -> tuple[list[Path], list[Skipped]]:
+    """The pictures in a folder and below it, sorted, and what was left out.
+
+    Left out are files and folders whose name starts with a dot or belongs to another program, names
+    that end in no suffix of Pillow's, files without a byte and links to nowhere. Other links are
+    followed; each folder is read once, so that loops end.
+    Raises DataError where no picture is found, and with `strict` where anything is left out.
+    """
+    waiting, places = [Path(folder)], dict[str, Path]()
+    files: list[Path] = []
+    skipped: list[Skipped] = []
+    while waiting:
+        path = waiting.pop()
+        if reason := _why_not(path, places) if places else "":
+            skipped.append(Skipped(path, reason))
+        elif os.path.isdir(path):
+            places[os.path.realpath(path)] = path
+            entries = list(path.iterdir())
+            waiting += [entry for entry in entries if not entry.is_symlink()]
+            waiting[:0] = [
+                entry for entry in entries if entry.is_symlink()
+            ]  # after all they lead to
+        else:
+            files.append(path)
+    used = {place for file in files for place in file.parents}
+    empty = [place for place in places.values() if place not in used]
+    skipped += [Skipped(place, "a folder without pictures") for place in empty]
+    if not files or (strict and skipped):
+        wanted = "nothing but pictures" if files else "pictures"
+        raise DataError(f"{shown(folder)}: expected {wanted}, got {in_words(skipped)}")
+    return sorted(files), sorted(skipped)
+
+
+def _why_not(path: Path, places: Mapping[str, Path]) -> str:
+    """Why a file or folder is left out for its name or kind; empty if it is not."""
+    suffixes = Image.registered_extensions()
+    name, is_file, is_folder = path.name.lower(), os.path.isfile(path), os.path.isdir(path)
+    reasons = {
+        "hidden or of another program": name.startswith(".") or name in PROGRAMS,
+        "a link to nowhere or no regular file": not (is_file or is_folder),
+        "no picture by its name": is_file and path.suffix.lower() not in suffixes,
+        "without permission to read": not os.access(path, os.R_OK),
+        "zero bytes": is_file and not os.path.getsize(path),
+        "a link to a folder that was read already": os.path.realpath(path) in places,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def read_folder(
+    folder: str | Path | list[Path],
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    strict: bool = False,
+    highest: Mapping[str, float] | None = None,
+) -> tuple[np.ndarray, list[Path], list[Skipped]]:
+    """All pictures of a folder, or of a list of files, as one array.
+
+    Returns images (N, C, S, S) uint8, the file of each, and what is left out or read in part.
+    Without a `size` all must be square and of one side, a multiple of 4 of at most 256 pixels.
+    Without `channels` there are three as soon as one picture is in colour. `highest` is the result
+    of `highest_values` for the set that the pictures belong to, by default they themselves.
+    Raises DataError for other sides, where nothing can be read, and with `strict` where anything
+    is left out.
+    """
+    if isinstance(folder, list):
+        files, skipped = folder, list[Skipped]()
+    else:
+        files, skipped = image_files(folder, strict=strict)
+    kept: list[Path] = []
+    images: list[np.ndarray] = []
+    for file, pixels in _pictures(files, skipped, size, channels, strict, highest):
+        kept.append(file)
+        images.append(pixels)
+        if size is None:
+            _check_sides(kept[0], images[0], file, pixels)
+    if not images:
+        raise DataError(f"no picture could be read: {in_words(skipped)}")
+    most = max(len(pixels) for pixels in images)
+    whole = [np.broadcast_to(pixels, (most, *pixels.shape[1:])) for pixels in images]
+    return np.stack(whole), kept, skipped
+
+
+def _check_sides(first: Path, expected: np.ndarray, file: Path, pixels: np.ndarray) -> None:
+    (_, height, width), (_, rows, columns) = expected.shape, pixels.shape
+    if (rows, columns) != (height, height) or height != width or height % 4 or height > LARGEST:
+        raise DataError(
+            f"{shown(first)} is {width}x{height} and {shown(file)} is {columns}x{rows}: expected "
+            f"squares of one side, a multiple of 4 of at most {LARGEST} pixels; give the side to "
+            "which all are brought, such as --size 64"
+        )
+
+
+def stream_folder(
+    folder: str | Path,
+    *,
+    size: int,
+    channels: int,
+    batch: int = 256,
+    strict: bool = False,
+    highest: Mapping[str, float] | None = None,
+) -> Iterator[tuple[list[Path], np.ndarray, list[Skipped]]]:
+    """A folder of any length in batches: files, images (B, C, S, S) uint8, what is left out so far.
+
+    The last is one list that grows, and is complete when the iterator ends. Raises DataError as
+    `read_folder` does.
+    """
+    files, skipped = image_files(folder, strict=strict)
+    pictures = _pictures(files, skipped, size, channels, strict, highest)
+    nothing = True
+    while chunk := list(islice(pictures, batch)):
+        nothing = False
+        paths, images = zip(*chunk, strict=True)
+        yield list(paths), np.stack(images), skipped
+    if nothing:
+        raise DataError(f"no picture could be read: {in_words(skipped)}")
+
+
+def _pictures(
+    files: Sequence[Path],
+    skipped: list[Skipped],
+    size: int | None,
+    channels: int | None,
+    strict: bool,
+    highest: Mapping[str, float] | None,
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Each file that can be read, with its pixels; the others and remarks go to `skipped`."""
+    if size is not None and (size < 4 or size % 4):
+        raise DataError(f"size is {size}: expected a multiple of 4 pixels, such as --size 64")
+    if highest is None:
+        highest = highest_values(tqdm(files, "looking for deep pixels", leave=False, unit="image"))
+    for file in tqdm(files, "decoding", leave=False, unit="image"):
+        try:
+            pixels, remarks = decode(file, channels=channels, size=size, highest=highest)
+        except DataError as error:
+            skipped.append(Skipped(file, str(error)))
+            if strict:
+                raise DataError(f"{shown(file)}: {error}; replace or remove it") from error
+        else:
+            skipped += [Skipped(file, remark, used=True) for remark in remarks]
+            yield file, pixels

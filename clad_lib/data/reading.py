@@ -1,0 +1,210 @@
+"""Labelled images of a data set as whole uint8 arrays, decoded once and kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import DisjointSet
+from tqdm import tqdm
+
+from clad_lib.config import datasets, unknown
+from clad_lib.data.cache import ImageData, cache_file, cache_folder, cached
+from clad_lib.data.downloads import download, fetched, read_parquet
+from clad_lib.data.folders import image_files, in_words, read_folder
+from clad_lib.data.pictures import DataError, highest_values, read_image, shown
+
+PARTS = ("train", "test")
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: Path | None = None,
+    cache: Path | None = None,
+    size: int | None = None,
+    split: str = "shuffled",
+) -> tuple[ImageData, ImageData]:
+    """The training and the test images of a data set.
+
+    `name` is a table of datasets.toml or a folder of images: one sub-folder a class, or flat for
+    all normal, under `train` and `test` if both are there. CLAD_DATA names a folder of Parquet
+    files {name}-{train|test}.parquet in the Hugging Face layout; without it the images are
+    downloaded to `root`. `size` is the side to which the images of a folder are brought. The
+    digits are split by a fixed shuffle within each class, or `by_writer`: other people wrote the
+    test. Decoded images are kept in `cache` (see `cache_folder`). What was left out of a folder,
+    or read in part, is warned of and stands in the notes.
+
+    Raises DataError, one line with the cure, for whatever is missing, damaged or inconsistent.
+    """
+    known = datasets()
+    if split != "shuffled" and (name, split) != ("digits", "by_writer"):
+        raise DataError(f"split is {split!r} for {name}: expected shuffled; digits know by_writer")
+    if size is not None and name in known:
+        raise DataError(f"size is {size} for {name}: only the images of a folder can be resized")
+    if name == "digits":
+        return _digits(split)
+    if name not in known:
+        return _folder(name, cache, size)
+    train, test = (_part(name, part, root, cache) for part in PARTS)
+    return train, test
+
+
+def to_download(name: str, *, root: Path | None = None, cache: Path | None = None) -> str:
+    """What `load_dataset(name)` would fetch from the network, in words; empty for nothing.
+
+    Nothing is fetched for digits and folders, where CLAD_DATA is set, and for what is in `cache`
+    or `root` already.
+    """
+    megabytes = datasets().get(name, {}).get("download_mb")
+    if not megabytes or os.environ.get("CLAD_DATA"):
+        return ""
+    root = root or cache_folder(cache) / "downloads"
+    decoded = all(cache_file(name, _source(name, part, root), cache).is_file() for part in PARTS)
+    if decoded or fetched(name, root):
+        return ""
+    return f"{name} is not on this machine: {megabytes} MB would be downloaded to {shown(root)}"
+
+
+def fingerprint(data: ImageData) -> str:
+    """A short hash of images, labels and class names."""
+    digest = hashlib.blake2b(repr((data.images.shape, data.class_names)).encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(data.images).data)
+    digest.update(np.ascontiguousarray(data.labels).data)
+    return digest.hexdigest()
+
+
+def units_of(images: np.ndarray, tracks: np.ndarray) -> np.ndarray:
+    """The tracks (N,), those that share an identical image joined under the least of their numbers.
+
+    Where no image occurs twice these are the tracks themselves.
+    """
+    sets = DisjointSet(np.unique(tracks).tolist())
+    seen: dict[bytes, int] = {}
+    for image, track in zip(images, tracks.tolist(), strict=True):
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        sets.merge(seen.setdefault(digest, track), track)
+    least = {track: min(group) for group in sets.subsets() for track in group}
+    return np.array([least[track] for track in tracks.tolist()], np.int64)
+
+
+def _source(name: str, part: str, root: Path) -> list:
+    """All that decides on the images of a part: the file or place, and the facts applied to it."""
+    facts, folder = datasets()[name], os.environ.get("CLAD_DATA")
+    place = Path(folder, f"{name}-{part}.parquet") if folder else f"{shown(root)}, {part}"
+    return [place, facts["channels"], facts["size"], facts.get("tracks"), *facts["classes"]]
+
+
+def _part(name: str, part: str, root: Path | None, cache: Path | None) -> ImageData:
+    root = root or cache_folder(cache) / "downloads"
+    facts, source = datasets()[name], _source(name, part, root)
+
+    def make() -> ImageData:
+        if isinstance(source[0], Path):
+            encoded = read_parquet(source[0], facts["classes"])
+        else:
+            encoded = download(name, root, part)
+        pictures, labels, paths, names = encoded
+        if isinstance(pictures, list):
+            shape = (facts["channels"], facts["size"], facts["size"])
+            pictures = _decoded(pictures, shape, f"{shown(source[0])}, row")
+        tracks = _tracks(pictures, labels, paths) if facts.get("tracks") else np.arange(len(labels))
+        return ImageData(pictures, labels, tracks, names)
+
+    return cached(cache_file(name, source, cache), make)
+
+
+def _decoded(blobs: list[bytes], shape: tuple[int, int, int], where: str) -> np.ndarray:
+    images = np.empty((len(blobs), *shape), np.uint8)
+    highest = highest_values(blobs)
+    for row, blob in enumerate(tqdm(blobs, "decoding", unit="image", leave=False)):
+        place = f"{where} {row}"
+        pixels = read_image(blob, channels=shape[0], highest=highest, where=place)
+        if pixels.shape != shape:
+            found, wanted = (f"{width}x{height}" for _, height, width in (pixels.shape, shape))
+            raise DataError(f"{place}: image is {found}, expected {wanted}; resize it")
+        images[row] = pixels
+    return images
+
+
+def _tracks(images: np.ndarray, labels: np.ndarray, paths: Sequence[str | None]) -> np.ndarray:
+    """One number for each (label, TTTTT) of file names TTTTT_FFFFF.ppm, else tracks recovered."""
+    names = [Path(path or "").name for path in paths]
+    if all("_" in name for name in names):
+        keys = [f"{label}/{n.split('_')[0]}" for label, n in zip(labels, names, strict=True)]
+        return np.unique(keys, return_inverse=True)[1].astype(np.int64)
+    from clad_lib.data.copies import recover_tracks
+
+    return recover_tracks(images, labels)
+
+
+def _digits(split: str) -> tuple[ImageData, ImageData]:
+    from sklearn.datasets import load_digits  # half a second, for this data set alone
+
+    raw = load_digits()
+    pixels = torch.from_numpy(raw.images / 16).float()[:, None]  # (1797, 1, 8, 8)
+    large = torch.nn.functional.interpolate(pixels, size=(16, 16), mode="bilinear")
+    images, labels = (large * 255).round().byte().numpy(), raw.target.astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    test = np.isin(np.arange(len(labels)), by_class[::4])  # a quarter of each class
+    if split == "by_writer":  # scikit-learn's first three quarters were written by other people
+        test = np.arange(len(labels)) >= 1347
+    return _divided(ImageData(images, labels, np.arange(len(labels)), tuple("0123456789")), test)
+
+
+def _divided(data: ImageData, test: np.ndarray) -> tuple[ImageData, ImageData]:
+    """Training images, where `test` (N,) is false, and test images, where it is true."""
+    if test.all() or not test.any():
+        raise DataError(f"{len(test)} images leave the training or the test part empty: add some")
+    parts = [
+        replace(data, images=data.images[rows], labels=data.labels[rows], tracks=data.tracks[rows])
+        for rows in (~test, test)
+    ]
+    return parts[0], parts[1]
+
+
+def _folder(name: str, cache: Path | None, size: int | None) -> tuple[ImageData, ImageData]:
+    folder = Path(name.removeprefix("folder:"))
+    if not folder.is_dir():
+        message = unknown("data set", shown(name), datasets())
+        raise DataError(f"{message}, or an existing folder of images")
+    parted = all((folder / part).is_dir() for part in PARTS)
+    parts = [folder / part for part in PARTS] if parted else [folder]
+    (training, skipped), *others = [image_files(part) for part in parts]
+    testing = [file for files, _ in others for file in files]
+    skipped += [each for _, more in others for each in more]
+    inner = {f: f.relative_to(parts[0]).parts[:-1] for f in training}
+    loose = shown(folder.resolve().name) if any(inner.values()) else "normal"
+    inner |= {f: f.relative_to(parts[-1]).parts[:-1] for f in testing}
+    classes = {f: shown(above[0]) if above else loose for f, above in inner.items()}
+    names = sorted({classes[file] for file in training})
+    names += sorted(set(classes.values()) - set(names))
+
+    def make() -> ImageData:
+        images, kept, left_out = read_folder(list(classes), size=size)
+        labels = np.array([names.index(classes[file]) for file in kept], np.int64)
+        row = {file: number for number, file in enumerate(classes)}
+        tracks = np.array([row[file] for file in kept])
+        words = in_words(skipped + left_out)
+        notes = (f"{shown(folder)}, left out or cut: {words}",) if words else ()
+        return ImageData(images, labels, tracks, tuple(names), notes)
+
+    source = [*classes, *classes.values(), size, in_words(skipped)]
+    data = cached(cache_file(folder.resolve().name, source, cache), make)
+    for note in data.notes:
+        warnings.warn(note, stacklevel=3)
+    return _divided(data, data.tracks >= len(training) if parted else _fifth(data))
+
+
+def _fifth(data: ImageData) -> np.ndarray:
+    """A fixed fifth of the images, for the test; copies of one image stay together."""
+    units, position = np.unique(units_of(data.images, data.tracks), return_inverse=True)
+    order = np.random.default_rng(0).permutation(len(units))
+    return np.isin(position, order[: len(order) // 5])
