@@ -150,7 +150,7 @@ class Study:
             "protocol": protocol or self.config.protocol,
             "settings": settings_of(name, self.config),
             "data": self.places.data,
-            "source": self.split.source,
+            "source": getattr(self.split, "source", "unknown"),
             "seconds": round(seconds, 2),
         }
         text = json.dumps(record | self.conditions | stamp(), indent=1)

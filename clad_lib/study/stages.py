@@ -103,13 +103,13 @@ _OWN: dict[str, Row] = {
     "odin_grid": Row(
         "clad_lib.clad.scores:odin_grid_of",
         ("classifier",),
-        ("epsilon_unit", "odin_factor"),
+        ("odin_factor",),
         shown_in="05_odin_scoring",
     ),
     "simulations": Row(
         "clad_lib.methods.selected:simulations",
         ("clusters",),
-        (*_FOLDS, *_ODIN),
+        (*_FOLDS, "odin_factor"),
         shown_in="05_odin_scoring",
     ),
     "ODIN": _classifier_score("odin_scores", "classifier", reads=_ODIN, paper="CLAD"),
@@ -124,14 +124,14 @@ _OWN: dict[str, Row] = {
     "Selected": Row(
         "clad_lib.methods.selected:selected",
         ("simulations", "classifier", *ONE_PASS),
-        ("odin_factor", "epsilon_unit"),
+        _ODIN,
         shown_in="05_odin_scoring",
         block=LATENT,
     ),
     "Oracle": Row(
         "clad_lib.methods.selected:oracle",
         ("classifier", *ONE_PASS),
-        ("odin_factor", "epsilon_unit"),
+        ("odin_factor",),
         shown_in="05_odin_scoring",
         protocol="oracle",
         block=LATENT,

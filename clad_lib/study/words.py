@@ -87,7 +87,7 @@ def verdict(study: Study, found: Mapping[str, Scores]) -> Verdict | None:
     rival = max(rivals, key=lambda name: scored[name].metrics["auroc"])
     pair = compare(study, scored[method], scored[rival])
     p = min(1.0, pair.p_value * len(rivals))
-    ahead = "cannot be told from" if p >= LEVEL else "beats" if pair.difference > 0 else "loses to"
+    ahead = "cannot be told from" if p >= LEVEL else "beat" if pair.difference > 0 else "lose to"
     text = f"Latent classes ({method}, {_percent(scored[method])}) {ahead} one boundary ({rival}, "
     text += f"{_percent(scored[rival])}, the best of {len(rivals)}): {100 * pair.difference:+.1f} "
     text += f"points ({100 * pair.low:+.1f} to {100 * pair.high:+.1f}), p {_p(p)}."
