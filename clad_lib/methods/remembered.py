@@ -39,7 +39,7 @@ def remember(points: Tensor, groups: Tensor, *, clusters: int, seed: int) -> tup
     whole = points.mean(0).expand_as(centres)
     residuals = (points - whole[0], points - centres[own])
     factors = torch.stack([_shrunk_factor(each) for each in residuals])
-    reach = found[0][:, -1]
+    reach = found[0][:, -1].contiguous()
     density = _density(*found, reach)
     memory = Memory(points, reach, density, factors, torch.stack([whole, centres]))
     return memory, _scores(memory, points, found, groups)

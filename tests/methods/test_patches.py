@@ -1,0 +1,241 @@
+"""Patches against plain loops, scikit-learn, and what must not change its scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+from sklearn.covariance import ShrunkCovariance
+from sklearn.datasets import load_digits
+from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
+
+from clad_lib.config import Settings, make_config
+from clad_lib.data.scenarios import Scenario, make_split
+from clad_lib.methods import remembered
+from clad_lib.methods.patches import (
+    PatchScorer,
+    encode,
+    fit_patches,
+    learn_dictionary,
+    patches,
+)
+from clad_lib.methods.scorers import NotApplicable
+
+
+def digits(*classes: int, size: int = 16) -> torch.Tensor:
+    """scikit-learn's digits of some classes as (N, 1, size, size) uint8, writers shuffled."""
+    data = load_digits()
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(np.isin(data.target, classes)))
+    images = torch.from_numpy(data.images[rows] * 255 / 16).float()
+    images = torch.nn.functional.interpolate(images[:, None], size=size, mode="bilinear")
+    return images.round().to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def ones_and_fours() -> torch.Tensor:
+    return digits(1, 4)
+
+
+@pytest.fixture(scope="module")
+def scorer(ones_and_fours) -> PatchScorer:
+    return fit_patches(ones_and_fours[:250], cells=4, centroids=16, clusters=3)
+
+
+def points_and_groups(count: int = 120, width: int = 6, tracks: int = 30):
+    generator = torch.Generator().manual_seed(3)
+    groups = torch.arange(count) % tracks
+    centres = torch.randn(tracks, width, generator=generator)
+    return centres[groups] + 0.3 * torch.randn(count, width, generator=generator), groups
+
+
+def plain_features(images: torch.Tensor, dictionary, side: int, stride: int, cells: int):
+    """The same features patch by patch in float64, as they are written in the paper."""
+    whitening = dictionary.whitening[:, :-1].double().numpy()
+    offset = dictionary.offset[:-1].double().numpy()
+    centroids = -dictionary.filters[:-1].T.double().numpy() / 2
+    places = (images.shape[-1] - side) // stride + 1
+    features = np.zeros((len(images), cells, cells, len(centroids)))
+    counts = np.zeros((cells, cells, 1))
+    for row in range(places):
+        for column in range(places):
+            top, left = row * stride, column * stride
+            cell = row * cells // places, column * cells // places
+            counts[cell] += 1
+            for number, image in enumerate(images.double().numpy()):
+                patch = image[:, top : top + side, left : left + side].ravel()
+                patch = (patch - patch.mean()) / np.sqrt(patch.var() + 10)
+                gaps = np.linalg.norm(patch @ whitening + offset - centroids, axis=1)
+                features[(number, *cell)] += np.maximum(0, gaps.mean() - gaps)
+    return (features / counts).reshape(len(images), -1)
+
+
+@pytest.mark.parametrize(("channels", "side", "stride", "cells"), [(1, 4, 1, 4), (3, 6, 2, 2)])
+def test_features_are_those_of_a_plain_loop(channels, side, stride, cells):
+    images = digits(0, 1, 2)[:50].repeat(1, channels, 1, 1)
+    images[:, -1] = images[:, -1].flip(2)
+    dictionary = learn_dictionary(
+        images, side=side, stride=stride, cells=cells, centroids=12, seed=0
+    )
+    plain = plain_features(images, dictionary, side, stride, cells)
+    np.testing.assert_allclose(encode(images, dictionary), plain, rtol=1e-3, atol=1e-3)
+
+
+def test_whitened_patches_have_the_covariance_that_the_floor_leaves():
+    images = digits(0, 1, 2, 3)
+    dictionary = learn_dictionary(images, side=4, stride=1, cells=2, centroids=8, seed=0)
+    windows = images.unfold(2, 4, 1).unfold(3, 4, 1).reshape(-1, 16).double()
+    rows = windows - windows.mean(1, keepdim=True)
+    rows /= (rows.square().mean(1, keepdim=True) + 10).sqrt()
+    before = torch.linalg.eigvalsh(torch.cov(rows.T))
+    after = torch.linalg.eigvalsh(torch.cov((rows @ dictionary.whitening[:, :-1].double()).T))
+    torch.testing.assert_close(after, before / (before + 0.1), atol=0.05, rtol=0)
+
+
+def test_neighbours_and_local_density_are_scikit_learns():
+    points, _ = points_and_groups()
+    tested = points[:20] + 0.1
+    memory, _ = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    scores = remembered.distances(memory, tested)
+    near = NearestNeighbors(n_neighbors=5).fit(points).kneighbors(tested)[0].mean(1)
+    factor = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(points)
+    np.testing.assert_allclose(scores[:, 0], near, rtol=1e-4)
+    np.testing.assert_allclose(scores[:, 1], -factor.score_samples(tested), rtol=1e-4)
+
+
+def test_own_scores_without_groups_are_scikit_learns_too():
+    points, _ = points_and_groups()
+    _, own = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    factor = LocalOutlierFactor(n_neighbors=20).fit(points)
+    np.testing.assert_allclose(own[:, 1], -factor.negative_outlier_factor_, rtol=1e-4)
+
+
+def test_mahalanobis_is_scikit_learns():
+    points, _ = points_and_groups()
+    memory, _ = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    scores = remembered.distances(memory, points + 0.5)
+    whole = ShrunkCovariance(shrinkage=0.1).fit(points)
+    np.testing.assert_allclose(scores[:, 2], whole.mahalanobis(points + 0.5), rtol=1e-3)
+    centres = memory.centres[1]
+    own = torch.cdist(points, centres).argmin(1)
+    within = ShrunkCovariance(shrinkage=0.1, assume_centered=True).fit(
+        (points - centres[own]).numpy()
+    )
+    gaps = ((points + 0.5)[:, None] - centres).numpy()
+    nearest = np.einsum("nkd,de,nke->nk", gaps, within.precision_, gaps).min(1)
+    np.testing.assert_allclose(scores[:, 3], nearest, rtol=1e-3)
+
+
+def test_own_scores_leave_the_whole_group_out():
+    points, groups = points_and_groups()
+    _, own = remembered.remember(points, groups, clusters=3, seed=0)
+    residuals = (points - points.mean(0)).double()
+    shrunk = ShrunkCovariance(shrinkage=0.1, assume_centered=True).fit(residuals).covariance_
+    for place in (0, 7, 60):
+        others = groups != groups[place]
+        near = (points[others] - points[place]).norm(dim=1).sort().values[:5].mean()
+        assert own[place, 0] == pytest.approx(float(near), rel=1e-4)
+        group = residuals[~others].numpy()
+        rest = shrunk - 0.9 * group.T @ group / len(points)
+        left = residuals[place].numpy() @ np.linalg.solve(rest, residuals[place].numpy())
+        assert own[place, 2] == pytest.approx(left, rel=1e-3)
+
+
+def test_frames_of_one_object_do_not_make_it_look_normal():
+    points, groups = points_and_groups()
+    _, alone = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    _, apart = remembered.remember(points, groups, clusters=3, seed=0)
+    assert (apart[:, 0] > alone[:, 0]).all()
+
+
+def test_one_group_falls_back_to_single_images():
+    points, groups = points_and_groups()
+    _, one = remembered.remember(points, torch.zeros_like(groups), clusters=3, seed=0)
+    _, alone = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    torch.testing.assert_close(one, alone)
+
+
+def test_scores_separate_and_fresh_normals_look_like_the_normals_left_out(ones_and_fours, scorer):
+    fresh, strange = scorer(ones_and_fours[250:]), scorer(digits(0, 5)[:100])
+    assert (strange[:, None] > fresh).float().mean() > 0.97
+    ranks = (scorer.normals >= fresh[:, None]).float().mean(1)  # p-values: uniform on normals
+    assert 0.4 < ranks.mean() < 0.6
+    assert (ranks <= 0.1).float().mean() < 0.25
+
+
+def test_the_map_is_hottest_where_a_patch_was_pasted():
+    images = digits(1, 4, size=32)
+    scorer = fit_patches(images[:150], centroids=16, clusters=3)
+    pasted, noise = images[150:170].clone(), torch.Generator().manual_seed(0)
+    pasted[:, :, 16:24, 8:16] = torch.randint(0, 256, (8, 8), generator=noise, dtype=torch.uint8)
+    hottest = scorer.map(pasted).flatten(1).argmax(1)
+    assert (hottest == 9).all()  # row 2, column 1 of a grid of 4 x 4 cells
+    assert (scorer.map(pasted)[:, 2, 1] > scorer.map(images[150:170])[:, 2, 1]).all()
+
+
+def test_the_map_adds_up_to_the_distances(ones_and_fours, scorer):
+    images = ones_and_fours[250:260]
+    total = torch.zeros(10)
+    for dictionary, memory in scorer.views:
+        gaps = torch.cdist(encode(images, dictionary), memory.points)
+        total += gaps.sort(1).values[:, :5].square().mean(1)
+    torch.testing.assert_close(scorer.map(images).sum((1, 2)), total, rtol=1e-3, atol=1e-3)
+
+
+def test_parts_are_four_scores_a_patch_size_and_the_score_is_their_mean(ones_and_fours, scorer):
+    parts = scorer.parts(ones_and_fours[250:])
+    assert len(parts) == 8
+    assert "local density, 8 pixels" in parts
+    torch.testing.assert_close(
+        scorer(ones_and_fours[250:]), torch.stack(list(parts.values())).mean(0)
+    )
+
+
+def test_blocks_and_kinds_of_pixels_do_not_matter(ones_and_fours, scorer):
+    images = ones_and_fours[250:]
+    single = torch.cat([scorer(image[None]) for image in images[:10]])
+    torch.testing.assert_close(scorer(images)[:10], single, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scorer(images / 255), scorer(images), rtol=1e-3, atol=1e-3)
+
+
+def test_state_survives_safetensors(ones_and_fours, scorer):
+    again = PatchScorer.from_state(load(save(scorer.state())))
+    assert torch.equal(again(ones_and_fours), scorer(ones_and_fours))
+    assert torch.equal(again.normals, scorer.normals)
+
+
+def test_at_most_so_many_images_are_remembered(ones_and_fours):
+    small = fit_patches(ones_and_fours, keep=60, centroids=8, clusters=3)
+    assert [len(memory.points) for _, memory in small.views] == [60, 60]
+    assert len(small.normals) == 60
+
+
+def test_small_images_and_few_of_them():
+    images = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8)
+    assert torch.isfinite(fit_patches(images, centroids=4)(images)).all()
+    with pytest.raises(NotApplicable, match="got 7 training"):
+        fit_patches(images[:7])
+    with pytest.raises(ValueError, match="resize"):
+        fit_patches(images, centroids=4)(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_hidden_classes_and_test_labels_change_nothing(make_data):
+    data = make_data(np.arange(120) % 4, size=16)
+    split = make_split(data, data, Scenario("digits", "x", "x", (0, 1)), seed=0)
+    settings = Settings.everything(make_config(profile="smoke"))
+    answers = split.answers
+    hidden = replace(
+        answers, train_class=answers.train_class[::-1], test_anomaly=~answers.test_anomaly
+    )
+    one, other = (
+        patches(each, settings)(split.test) for each in (split, replace(split, answers=hidden))
+    )
+    assert torch.equal(one, other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_scores(ones_and_fours, scorer):
+    there = fit_patches(ones_and_fours[:250], centroids=16, clusters=3, device="cuda")
+    torch.testing.assert_close(there(ones_and_fours), scorer(ones_and_fours), rtol=0.02, atol=0.02)

@@ -1,0 +1,117 @@
+"""Measure a method on development scenarios, on which its settings may be chosen.
+
+They are twelve groupings of classes over four data sets, none of which is a scenario of the study.
+Only training files are used: a quarter of them, by whole tracks, plays the test. Each data set has
+a grouping drawn from all its classes, and two halves of groupings of the study, because only
+classes that belong together tell whether a method sees what they have in common. For example:
+
+    CLAD_DATA=... python tools/develop.py --methods Patches --set patch_features=2048
+
+One row for each scenario and part of a method is appended to results/development.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clad_lib.config import Settings, datasets, make_config
+from clad_lib.data.reading import ImageData, load_dataset
+from clad_lib.data.scenarios import Scenario, Split, make_split
+from clad_lib.judge.metrics import auroc
+
+DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
+TABLE = Path(__file__).parents[1] / "results" / "development.csv"
+COLUMNS = ("date", "commit", "dataset", "normal", "train", "test", "method", "settings", "part")
+
+
+def groupings(dataset: str, *, seed: int = 2026) -> list[tuple[int, ...]]:
+    """Three groupings of classes of a data set that are none of the study's scenarios."""
+    known = [tuple(row["normal"]) for row in datasets()[dataset]["scenarios"].values()]
+    random = np.random.default_rng([seed, DATASETS.index(dataset)])
+
+    def some(classes, count: int) -> tuple[int, ...]:
+        return tuple(sorted(random.choice(classes, count, replace=False).tolist()))
+
+    mixed = some(len(datasets()[dataset]["classes"]), len(known[0]))
+    halves = [
+        some(known[place], -(-len(known[place]) // 2))
+        for place in random.choice(len(known), 2, replace=False)
+    ]
+    if set(known) & {mixed, *halves}:
+        raise RuntimeError(f"a development grouping of {dataset} is a scenario: use another seed")
+    return [mixed, *halves]
+
+
+def development_split(
+    dataset: str, normal: tuple[int, ...], *, max_train: int, max_test: int, seed: int = 0
+) -> Split:
+    """A split of the training file alone; its test part is a quarter of the tracks."""
+    data, _ = load_dataset(dataset)
+    random = np.random.default_rng(seed)
+    _, place = np.unique(data.tracks, return_inverse=True)
+    held = (random.random(place.max() + 1) < 0.25)[place]
+    train, test = (
+        ImageData(data.images[rows], data.labels[rows], data.tracks[rows], data.class_names)
+        for rows in (~held, held)
+    )
+    scenario = Scenario(dataset, "+".join(map(str, normal)), "development", normal)
+    return make_split(train, test, scenario, seed=seed, max_train=max_train, max_test=max_test)
+
+
+def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Tensor]:
+    """Scores of the test images by the method ("") and by each of its parts, name -> (N,)."""
+    if method == "Patches":
+        from clad_lib.methods.patches import patches
+
+        scorer = patches(split, settings)
+        parts = scorer.parts(split.test)
+        return {"": torch.stack(list(parts.values())).mean(0), **parts}
+    raise ValueError(f"unknown method {method!r}: expected Patches")
+
+
+def main() -> None:
+    """Measure the methods that are named on the scenarios that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", nargs="+", default=DATASETS)
+    parser.add_argument("--groupings", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=["Patches"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=JSON")
+    parser.add_argument("--max-train", type=int, default=4000)
+    parser.add_argument("--max-test", type=int, default=2000)
+    asked = parser.parse_args()
+    chosen = {name: json.loads(value) for name, _, value in (s.partition("=") for s in asked.set)}
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+    new = not TABLE.exists()
+    with TABLE.open("a", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        if new:
+            table.writerow([*COLUMNS, "auroc", "seconds"])
+        for dataset in asked.datasets:
+            settings = Settings.everything(make_config(dataset, "ALL", **chosen))
+            for normal in (groupings(dataset)[place] for place in asked.groupings):
+                split = development_split(
+                    dataset, normal, max_train=asked.max_train, max_test=asked.max_test
+                )
+                for method in asked.methods:
+                    start = time.process_time()
+                    found = scored(method, split, settings)
+                    seconds = round(time.process_time() - start, 1)
+                    row = [datetime.date.today(), commit, dataset, split.scenario.name]
+                    row += [len(split.train), len(split.test), method, json.dumps(chosen)]
+                    for part, scores in found.items():
+                        value = auroc(scores.numpy(), split.answers.test_anomaly)
+                        table.writerow([*row, part, round(100 * value, 2), seconds])
+                    file.flush()
+
+
+if __name__ == "__main__":
+    main()
