@@ -1,0 +1,251 @@
+"""The notebooks: where they are, which are meant, executing them with papermill, their pictures."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
+
+from clad_lib.config import Config, overrides_of, unknown
+from clad_lib.study.store import write_atomically
+
+if TYPE_CHECKING:
+    from clad_lib.study.engine import Study
+
+ON_REQUEST = ("07_ablations", "09_your_own_images")  # they train again, or on other images
+PLOTLY = "application/vnd.plotly.v1+json"
+PATIENCE = 10  # seconds that a notebook gets to end when it is interrupted
+LONGEST = 95  # bytes of a folder for sockets; systems allow 103 with the socket's own name
+ENVIRONMENT = {
+    "PLOTLY_RENDERER": "plotly_mimetype",  # figures as data, without a script of 5 MB in each
+    "OMP_WAIT_POLICY": "PASSIVE",  # OpenMP threads sleep while they wait
+}
+FRESH = """import sys
+if "ipywidgets" in sys.modules:
+    sys.modules["ipywidgets"].Widget.close_all()
+get_ipython().reset(new_session=True)
+"""
+
+
+class NotebookError(RuntimeError):
+    """A notebook that is not there, or that stopped: which cell, which error, where it lies."""
+
+
+class Picture(NamedTuple):
+    """A picture in an executed notebook: a plotly figure as a dict, a PNG, or both."""
+
+    name: str
+    title: str
+    alt: str
+    figure: dict[str, Any] | None
+    png: bytes
+
+
+def notebook_folder() -> Path:
+    """The folder of the notebooks: in the installed package, or in the checkout beside it."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "notebooks", package.parent / "notebooks"):
+        if any(folder.glob("[0-9][0-9]_*.ipynb")):
+            return folder
+    raise NotebookError(f"no notebooks in {package} or beside it: install clad-lib again")
+
+
+def choose_notebooks(wanted: str = "") -> list[Path]:
+    """Notebooks in order: numbers, names and ranges, as `02,04-06`, or `all`.
+
+    Without any, all but ON_REQUEST. ValueError names the nearest known one.
+    """
+    known = {path.stem: path for path in sorted(notebook_folder().glob("[0-9][0-9]_*.ipynb"))}
+    stems = list(known)
+    chosen = [] if wanted.strip() else [stem for stem in stems if stem not in ON_REQUEST]
+    for part in filter(None, map(str.strip, wanted.split(","))):
+        ends = (stems[0], stems[-1]) if part == "all" else part.split("-", 1)
+        first, last = (_stem(end.strip(), stems) for end in (ends[0], ends[-1]))
+        chosen += [stem for stem in stems if first <= stem <= last]
+    return [path for stem, path in known.items() if stem in chosen]
+
+
+def _stem(text: str, stems: list[str]) -> str:
+    if found := [stem for stem in stems if text in (stem, stem[:2])]:
+        return found[0]
+    raise ValueError(unknown("notebook", text, ("all", *stems)))
+
+
+def copy_notebooks(folder: str | Path) -> list[Path]:
+    """Copy all notebooks into `folder`, for a person's own changes; returns the new files.
+
+    A file that is there already is kept as it is.
+    """
+    sources = {Path(folder) / path.name: path for path in sorted(notebook_folder().glob("*.ipynb"))}
+    new = [target for target in sources if not target.exists()]
+    for target in new:
+        write_atomically(target, sources[target].read_bytes())
+    return new
+
+
+def parameters_of(config: Config, runs: Path, device: str) -> dict[str, Any]:
+    """What goes into the parameters cell; `overrides` holds what differs from the profile."""
+    known = {name: getattr(config, name) for name in ("dataset", "scenario", "profile", "seed")}
+    return known | {"device": device, "runs": str(runs), "overrides": overrides_of(config)}
+
+
+def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise NotebookError for a parameter that the notebook's parameters cell does not assign."""
+    import papermill
+
+    known = papermill.inspect_notebook(_literal(notebook))
+    for name in parameters:
+        if name not in known:
+            raise NotebookError(f"{notebook.name}: {unknown('parameter', name, known)}")
+
+
+def prepare_notebook(name: str, study: Study, target: Path, **more: Any) -> Path:
+    """Write a notebook with the parameters of a study, and `more`, to `target`, not executed.
+
+    Raises NotebookError for an unknown parameter, StoreError when `target` cannot be written.
+    """
+    known = parameters_of(study.config, study.root, str(study.device)) | more
+    check_parameters(notebook_folder() / name, known)
+    document = _papermill(notebook_folder() / name, None, known, prepare_only=True)
+    write_atomically(target, json.dumps(document))
+    return target
+
+
+class _Manager(AsyncKernelManager):
+    """One kernel process, with a private folder for its sockets and its error stream."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]):
+        super().__init__(kernel_name="python3")
+        variables = ENVIRONMENT | dict(os.environ) | dict(environment)
+        self.beginning: dict[str, Any] = {"cwd": str(folder), "env": variables}
+        self.clients: list[Any] = []
+        self.private = Path(tempfile.mkdtemp(prefix="clad-"))
+        if os.name != "nt" and len(os.fsencode(self.private)) <= LONGEST:
+            self.transport, self.ip = "ipc", str(self.private / "k")
+
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        with (self.private / "stderr").open("wb") as stream:
+            await super().start_kernel(**options | self.beginning, stderr=stream)
+
+    def client(self, **options: Any) -> Any:
+        self.clients.append(super().client(**options))
+        return self.clients[-1]
+
+    def stop_clients(self) -> None:
+        while self.clients:
+            self.clients.pop().stop_channels()
+
+
+class Kernel:
+    """A kernel for many notebooks, one after the other, so that imports are paid for once.
+
+    It works in `folder` and starts with its first notebook. It talks over files instead of TCP
+    ports, so that many at once cannot race for a port, unless the temporary folder of this machine
+    has too long a name for that. `environment` is added to that of this process.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None):
+        self.folder, self.environment = folder, environment or {}
+        self.manager: _Manager | None = None
+        self.busy, self.closed = threading.Lock(), False
+
+    def ready(self) -> _Manager:
+        """The manager of the kernel, without variables and widgets; imported modules stay."""
+        if self.closed:
+            raise RuntimeError("the kernel was closed")
+        if self.manager is None:
+            self.manager = _Manager(self.folder, self.environment)
+        else:
+            client = self.manager.client()
+            client.start_channels()
+            run_sync(client.wait_for_ready)(timeout=60)
+            run_sync(client.execute_interactive)(FRESH, store_history=False, allow_stdin=False)
+            self.manager.stop_clients()
+        return self.manager
+
+    def kill(self) -> str:
+        """End the process, and return the last line that it wrote to its error stream."""
+        manager, self.manager = self.manager, None
+        if manager is None:
+            return ""
+        if manager.has_kernel:
+            run_sync(manager.shutdown_kernel)(now=True)
+        manager.stop_clients()
+        said = (manager.private / "stderr").read_text(encoding="utf-8", errors="replace")
+        shutil.rmtree(manager.private, ignore_errors=True)
+        return said.strip().rpartition("\n")[2]
+
+    def close(self) -> None:
+        """Interrupt what runs, wait until it has removed its drafts, and end the process."""
+        self.closed = True
+        if self.manager is not None and self.manager.has_kernel:
+            run_sync(self.manager.interrupt_kernel)()
+        self.busy.acquire(timeout=PATIENCE)
+        self.kill()
+
+
+def execute(source: Path, target: Path, parameters: Mapping[str, Any], kernel: Kernel) -> None:
+    """Execute a notebook into `target`, in a kernel that is cleared first.
+
+    A kernel that cannot start, or dies, is started once more. Raises NotebookError with the cell,
+    the error and the file, or with what a dead kernel said: of that, the file says nothing.
+    """
+    from nbclient.exceptions import CellControlSignal
+    from papermill.exceptions import PapermillExecutionError
+
+    check_parameters(source, parameters)
+    for last in (False, True):
+        try:
+            with kernel.busy:
+                _papermill(source, target, parameters, km=kernel.ready())
+            return
+        except PapermillExecutionError as error:
+            place = f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}"
+            raise NotebookError(f"{place}\nexecuted so far: {target}") from error
+        except (CellControlSignal, RuntimeError, OSError) as error:
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            said = kernel.kill()
+            if last:
+                raise NotebookError(f"{source.name}: {reason}; it said: {said}") from error
+
+
+def _papermill(
+    source: Path, target: Path | None, parameters: Mapping[str, Any], **more: Any
+) -> Any:
+    import papermill
+
+    more |= dict(parameters=dict(parameters), progress_bar=False, coalesce_streams=True)
+    more["store_widget_state"] = False  # each live figure would bring 5 MB of plotly's script
+    return papermill.execute_notebook(_literal(source), target and _literal(target), **more)
+
+
+def _literal(path: Path) -> str:
+    """A path in which papermill, which takes it for a format string, finds nothing to replace."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def pictures_of(notebook: Path) -> list[Picture]:
+    """The pictures in the outputs of an executed notebook, in order."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    found: list[Picture] = []
+    for output in [output for cell in cells for output in cell.get("outputs", [])]:
+        data = output.get("data", {})
+        figure, png = data.get(PLOTLY), base64.b64decode("".join(data.get("image/png", "")))
+        if figure or png:
+            stored = output.get("metadata", {}).get("image/png", {})
+            about = (figure or {}).get("layout", {}).get("meta") or stored
+            title = about.get("title", "picture")
+            slug = "_".join(re.findall(r"[a-z0-9]+", title.lower())[:5])
+            name = f"{notebook.stem}-{len(found) + 1}-{slug}"
+            found.append(Picture(name, title, about.get("alt", title), figure, png))
+    return found

@@ -1,0 +1,273 @@
+"""The engine of batches: order, journal, failures, lost clusters. Real kernels and kills are slow."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from clad_lib.config import make_config
+from clad_lib.study import batch, cluster, jobs
+from clad_lib.study.jobs import Outcome
+from clad_lib.study.stages import Places, needed, rows
+from clad_lib.study.store import RECORD
+
+METHODS = ("ODIN", "MSP", "OCSVM", "OCNN")
+
+
+def planned_for(root, *, seed=0, methods=METHODS):
+    places = Places(Path(root), make_config("digits", "CUR", profile="smoke", seed=seed), "data")
+    stems = sorted({rows()[name].shown_in for name in needed(methods)})
+    return list(jobs._graph(places, methods, stems))
+
+
+def finish_artefact(job):
+    """What a job leaves: a finished row, or an executed notebook."""
+    path = job.places.root / job.key
+    path = path / RECORD if job.shows is None else path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+
+
+def work(job, device, kernel):
+    """A fake job: it writes down that it ran, and fails where a file says so."""
+    root = job.places.root
+    with (root / "ran.txt").open("a", encoding="utf-8") as file:
+        file.write(f"{job.step}\n")
+    if (root / f"{job.step}.full").exists():
+        return Outcome(job.key, "full", 0.0, "OSError: No space left on device")
+    if (root / f"{job.step}.raises").exists():
+        raise LookupError("told to")
+    if (root / f"{job.step}.refuses").exists():
+        return jobs._failed(job, root / "none", "NotApplicable: 3 images", 0.1)
+    if (root / f"{job.step}.fails").exists():
+        return jobs._failed(job, root / "none", "ValueError: told to fail", 0.1)
+    finish_artefact(job)
+    return Outcome(job.key, "done", 0.25)
+
+
+def ran(root):
+    return (root / "ran.txt").read_text(encoding="utf-8").split()
+
+
+def run(planned, *, name="s", workers=2, **options):
+    return batch.run_batch(
+        planned, name=name, workers=workers, device="cpu", progress=False, work=work, **options
+    )
+
+
+def journal(root, name="*"):
+    lines = [path.read_text(encoding="utf-8") for path in (root / "batches").glob(f"{name}.jsonl")]
+    return [json.loads(line) for text in lines for line in text.splitlines()]
+
+
+def test_every_job_runs_once_after_those_that_it_needs(tmp_path):
+    planned = planned_for(tmp_path)
+    report = run(planned)
+    order = ran(tmp_path)
+    assert report.count("done") == len(planned) == len(order) == len(set(order))
+    steps = {job.key: job.step for job in planned}
+    for job in planned:
+        assert all(order.index(steps[need]) < order.index(job.step) for need in job.needs)
+    assert [row["status"] for row in journal(tmp_path)] == ["done"] * len(planned)
+    assert [path.name for path in report.executed] == [
+        Path(job.key).name for job in planned if job.shows is not None
+    ]
+    assert report.lacking == {}
+
+
+def test_what_is_done_is_found_again_and_only_the_rest_runs(tmp_path):
+    planned = planned_for(tmp_path)
+    for job in planned[:4]:
+        finish_artefact(job)
+    said = []
+    report = run(planned, say=said.append)
+    assert sorted(ran(tmp_path)) == sorted(job.step for job in planned[4:])
+    assert len(said) == len(planned) - 4
+    assert all(line.startswith("done ") and "\r" not in line for line in said)
+    assert run(planned).count("done") == report.count("done") == len(planned)
+    assert len(ran(tmp_path)) == len(planned) - 4
+
+
+def test_what_stands_on_a_failure_is_blocked_and_the_rest_goes_on(tmp_path):
+    (tmp_path / "classifier.fails").touch()
+    planned = planned_for(tmp_path)
+    report = run(planned)
+    ended = {job.step: outcome.status for job, outcome in report.ended}
+    assert ended["classifier"] == "failed"
+    assert {ended[name] for name in ("ODIN", "outputs", "MSP", "odin_grid")} == {"blocked"}
+    assert {ended[name] for name in ("OCSVM", "OCNN", "06_baselines", "03_self_labelling")} == {
+        "done"
+    }
+    assert report.lacking["ODIN"].startswith("needs digits/CUR/classifier-")
+    told = batch.in_words("T", report)
+    assert f"{report.count('done')} done, 1 failed, " in told[0]
+    assert "ValueError: told to fail" in told[1]
+    assert "--retry-failed" in told[-1]
+
+
+def test_a_failure_stays_until_it_is_retried(tmp_path):
+    (tmp_path / "OCSVM.fails").touch()
+    planned = planned_for(tmp_path)
+    assert run(planned).count("failed") == 1
+    (tmp_path / "OCSVM.fails").unlink()
+    again = run(planned)
+    assert again.lacking == {"OCSVM": "ValueError: told to fail"}
+    assert ran(tmp_path).count("OCSVM") == 1
+    report = run(planned, retry_failed=True)
+    assert report.count("done") == len(planned)
+    assert ran(tmp_path).count("OCSVM") == 2
+
+
+def test_a_method_that_does_not_apply_is_no_failure(tmp_path):
+    """One row that cannot run ends nothing: its outcome, kept, says why."""
+    (tmp_path / "simulations.refuses").touch()
+    planned = planned_for(tmp_path, methods=("Selected", "MSP"))
+    report = run(planned)
+    ended = {job.step: outcome for job, outcome in report.ended}
+    assert ended["simulations"].status == ended["Selected"].status == "refused"
+    assert ended["simulations"].error == "NotApplicable: 3 images"
+    assert ended["MSP"].status == ended["05_odin_scoring"].status == "done"
+    assert report.count("failed", "blocked") == 0
+    assert run(planned).lacking == report.lacking
+    assert ran(tmp_path).count("simulations") == 1
+    assert not any("--retry-failed" in line for line in batch.in_words("T", report))
+
+
+def test_a_worker_that_raises_is_a_failed_job(tmp_path):
+    (tmp_path / "OCSVM.raises").touch()
+    report = run(planned_for(tmp_path))
+    assert report.lacking["OCSVM"] == "LookupError: told to"
+    assert set(report.lacking) == {"OCSVM", "06_baselines"}
+
+
+def test_a_full_disk_stops_the_batch_with_nothing_marked_as_failed(tmp_path):
+    (tmp_path / "clusters.full").touch()
+    planned = planned_for(tmp_path)
+    with pytest.raises(batch.BatchError, match="clusters: OSError: No space left.*free some space"):
+        run(planned)
+    assert not (tmp_path / "failures").exists()
+    (tmp_path / "clusters.full").unlink()
+    assert run(planned).count("done") == len(planned)
+    assert ran(tmp_path).count("autoencoder") == 1
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "batches").write_text("in the way", encoding="utf-8")
+    with pytest.raises(batch.BatchError, match="batches.*free some space.*same command") as stopped:
+        run(planned_for(tmp_path))
+    assert len(str(stopped.value).splitlines()) == 1
+
+
+def test_two_batches_at_once_compute_each_job_once(tmp_path):
+    """The second waits for the lock of a job that the first is doing, and finds it done."""
+    planned = planned_for(tmp_path)
+    job = planned[0]
+    lock = tmp_path / ".locks" / f"{jobs.short_hash(job.key)}.lock"
+    lock.parent.mkdir()
+    with jobs.FileLock(lock):
+        second = subprocess.Popen(
+            [sys.executable, "-c", WAITING, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        time.sleep(3)
+        assert second.poll() is None
+        finish_artefact(job)
+    said, _ = second.communicate(timeout=60)
+    assert said.strip() == f"Outcome(key='{job.key}', status='done', seconds=0.0, error='')"
+
+
+WAITING = """
+import sys
+sys.path.insert(0, "tests/study")
+from test_batch import planned_for
+from clad_lib.study.jobs import execute
+print(execute(planned_for(sys.argv[1])[0], "cpu", None))
+"""
+
+
+def test_earlier_configurations_come_first_and_what_most_wait_for(tmp_path):
+    first, second = planned_for(tmp_path, seed=0), planned_for(tmp_path, seed=1)
+    run([*second, *first], workers=1)
+    order = [row["key"] for row in journal(tmp_path)]
+    places = {job.key: order.index(job.key) for job in (*first, *second)}
+    assert sum(places[job.key] for job in second) < sum(places[job.key] for job in first) / 2
+    steps = [Path(key).parts[2].rpartition("-")[0] for key in order if key.endswith("seed1")]
+    assert steps.index("clusters") < steps.index("OCNN")  # one follower more than none
+
+
+def test_the_dry_run_estimates_from_finished_jobs(tmp_path):
+    planned = planned_for(tmp_path)
+    told = batch.overview(planned, 2)
+    assert "no estimate" in told
+    assert not (tmp_path / "batches").exists()
+    run(planned)
+    seconds = batch.seconds_by_kind(tmp_path / "batches")
+    other = planned_for(tmp_path, seed=1)
+    total = 0.25 * len(planned)
+    assert batch.time_left(other, seconds, 1) == pytest.approx(total)
+    assert batch.time_left(other, seconds, 2) == pytest.approx(total / 2)
+    assert f"{len(planned)} jobs, {len(planned)} done, 0 left" in batch.overview(planned, 2)
+    assert f"2 workers: about {total / 120:.1f} minutes" in batch.overview(other, 2)
+    more = [other[0]._replace(step="unknown"), *other]
+    expected = total / len(planned) * len(more)
+    assert batch.time_left(more, seconds, 1) == pytest.approx(expected)
+
+
+def test_a_journal_that_a_kill_cut_off_is_read_up_to_there(tmp_path):
+    planned = planned_for(tmp_path)
+    run(planned)
+    path = tmp_path / "batches" / "s.jsonl"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole[:-20], encoding="utf-8")
+    assert len(batch.seconds_by_kind(tmp_path / "batches")) == len(planned) - 1
+
+
+def test_gpu_jobs_ask_for_the_resource(tmp_path):
+    wants = {job.step: batch.resources(job, "cuda") for job in planned_for(tmp_path)}
+    assert {name for name, wanted in wants.items() if wanted is None} == {"copies", "OCSVM"}
+    assert wants["autoencoder"] == wants["OCNN"] == wants["06_baselines"] == {"GPU": 1}
+    assert all(batch.resources(job, "cpu") is None for job in planned_for(tmp_path))
+
+
+def test_patience_counts_from_the_loss_of_the_scheduler(tmp_path, monkeypatch):
+    """A batch that has run longer than its patience when the scheduler goes still waits."""
+    planned = planned_for(tmp_path)
+    clock, driven = [0.0], []
+
+    def drive(client, pending, found, device, work, tell):
+        driven.append(clock[0])
+        clock[0] += 1000  # much longer than the patience
+        if len(driven) < 3:
+            raise OSError("the scheduler is gone")
+        for job in pending:
+            tell(job, Outcome(job.key, "done"))
+
+    monkeypatch.setattr(batch, "_drive", drive)
+    monkeypatch.setattr(batch.cluster, "connect", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(batch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(batch.time, "sleep", lambda seconds: None)
+    report = run(planned, scheduler="tcp://127.0.0.1:1", patience=300)
+    assert report.count("done") == len(planned)
+    assert len(driven) == 3
+
+
+def test_a_scheduler_that_is_not_there_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "TIMEOUT", 1)
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with pytest.raises(batch.BatchError, match="start the cluster, then give the same command"):
+        run(planned_for(tmp_path), scheduler=address, patience=0)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
