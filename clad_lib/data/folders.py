@@ -47,15 +47,18 @@ def image_files(folder: str | Path, *, strict: bool = False) -> tuple[list[Path]
     skipped: list[Skipped] = []
     while waiting:
         path = waiting.pop()
-        if reason := _why_not(path, places) if places else "":
+        if reason := _why_not(path, places):
             skipped.append(Skipped(path, reason))
         elif os.path.isdir(path):
+            try:
+                entries = list(path.iterdir())
+            except OSError as error:
+                skipped.append(Skipped(path, f"a folder that cannot be read ({error.strerror})"))
+                continue
             places[os.path.realpath(path)] = path
-            entries = list(path.iterdir())
-            waiting += [entry for entry in entries if not entry.is_symlink()]
-            waiting[:0] = [
-                entry for entry in entries if entry.is_symlink()
-            ]  # after all they lead to
+            # the last is the next: links wait until all that they may lead to was read
+            waiting[:0] = [entry for entry in entries if os.path.islink(entry)]
+            waiting += [entry for entry in entries if not os.path.islink(entry)]
         else:
             files.append(path)
     used = {place for file in files for place in file.parents}
@@ -72,12 +75,11 @@ def _why_not(path: Path, places: Mapping[str, Path]) -> str:
     suffixes = Image.registered_extensions()
     name, is_file, is_folder = path.name.lower(), os.path.isfile(path), os.path.isdir(path)
     reasons = {
-        "hidden or of another program": name.startswith(".") or name in PROGRAMS,
+        "hidden or of another program": places and (name[0] == "." or name in PROGRAMS),
         "a link to nowhere or no regular file": not (is_file or is_folder),
         "no picture by its name": is_file and path.suffix.lower() not in suffixes,
-        "without permission to read": not os.access(path, os.R_OK),
         "zero bytes": is_file and not os.path.getsize(path),
-        "a link to a folder that was read already": os.path.realpath(path) in places,
+        "a link to a folder that was read already": is_folder and os.path.realpath(path) in places,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
