@@ -17,16 +17,17 @@ from torch.nn.functional import one_hot
 
 from clad_lib.config import Settings, datasets
 from clad_lib.data.scenarios import Split
-from clad_lib.methods.remembered import (
+from clad_lib.methods.distances import (
     NEAREST,
     SCORES,
     Memory,
+    PartScorer,
     distances,
     k_means,
     neighbours,
     remember,
 )
-from clad_lib.methods.scorers import check_shape, check_training
+from clad_lib.methods.scorers import check_training
 
 CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat
 WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
@@ -107,31 +108,17 @@ def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
     return features.flatten(1).sub_(dictionary.mean).mul_(dictionary.scale)
 
 
-class PatchScorer:
-    """Images (N, C, S, S) -> scores (N,): how far they are from the training images.
-
-    A part is one of the four distances with one patch size: its logarithm, less the median over
-    training images that it was not fitted to, over their median absolute deviation. The score is
-    the mean of the parts. `normals` (n,) are the scores of those training images.
-    """
+class PatchScorer(PartScorer):
+    """Images (N, C, S, S) -> scores (N,): four distances for each of several patch sizes."""
 
     def __init__(self, views: Sequence[tuple[Dictionary, Memory]], own: Tensor):
-        self.views, self.own = views, own  # (n, parts) logarithms of the training images' distances
-        self.centre = own.median(0).values
-        self.spread = (own - self.centre).abs().median(0).values.clamp_min(1e-6)
-        self.normals = ((own - self.centre) / self.spread).mean(1)
+        self.views, layouts = views, [dictionary.layout.tolist() for dictionary, _ in views]
+        names = [f"{score}, {layout[0]} pixels" for layout in layouts for score in SCORES]
+        super().__init__(names, (layouts[0][3], *[layouts[0][4]] * 2), own)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images (N, C, S, S), uint8 or float32 in [0, 1] -> scores (N,) on the CPU."""
-        return torch.stack(list(self.parts(images).values())).mean(0)
-
-    def parts(self, images: Tensor) -> dict[str, Tensor]:
-        """Name of a part, such as "local density, 8 pixels" -> its scores (N,) on the CPU."""
-        seen = torch.cat(self._seen(images, distances), 1)  # (N, parts)
-        scores = (seen.clamp_min(1e-9).log().cpu() - self.centre) / self.spread
-        sides = [int(dictionary.layout[0]) for dictionary, _ in self.views]
-        names = [f"{score}, {side} pixels" for side in sides for score in SCORES]
-        return dict(zip(names, scores.T, strict=True))
+    def distances(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) -> distances (N, parts)."""
+        return torch.cat(self._seen(images, distances), 1)
 
     def map(self, images: Tensor) -> Tensor:
         """Where the distance comes from: images (N, C, S, S) -> (N, cells, cells) on the CPU.
@@ -161,19 +148,17 @@ class PatchScorer:
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> PatchScorer:
         """The scorer whose `state` this is."""
-        views = []
-        for number in range(sum(name.endswith(".layout") for name in state)):
-            fields = {
-                name: state.get(f"{number}.{name}") for name in Dictionary._fields + Memory._fields
-            }
-            views.append([kind(*map(fields.get, kind._fields)) for kind in (Dictionary, Memory)])
+        views = [
+            tuple(
+                kind(*(state[f"{number}.{name}"] for name in kind._fields))
+                for kind in (Dictionary, Memory)
+            )
+            for number in range(sum(name.endswith(".layout") for name in state))
+        ]
         return cls(views, state["own"])
 
     def _seen(self, images: Tensor, score: Callable[[Memory, Tensor], Tensor]) -> list[Tensor]:
-        """The scores of all images through each dictionary, made in blocks."""
-        check_shape(
-            images, (int(self.views[0][0].layout[3]), *[int(self.views[0][0].layout[4])] * 2)
-        )
+        """The score of all images through each dictionary, made in blocks."""
         return [
             torch.cat([score(memory, encode(block, dictionary)) for block in images.split(2048)])
             for dictionary, memory in self.views
@@ -217,7 +202,7 @@ def fit_patches(
         features.sub_(dictionary.mean).mul_(scale)
         memory, scores = remember(features, members, clusters=clusters, seed=seed)
         views.append((dictionary, memory))
-        own.append(scores.clamp_min(1e-9).log().cpu())
+        own.append(scores.cpu())
     return PatchScorer(views, torch.cat(own, 1))
 
 

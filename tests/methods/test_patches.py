@@ -14,7 +14,7 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from clad_lib.config import Settings, make_config
 from clad_lib.data.scenarios import Scenario, make_split
-from clad_lib.methods import remembered
+from clad_lib.methods import distances
 from clad_lib.methods.patches import (
     PatchScorer,
     encode,
@@ -97,8 +97,8 @@ def test_whitened_patches_have_the_covariance_that_the_floor_leaves():
 def test_neighbours_and_local_density_are_scikit_learns():
     points, _ = points_and_groups()
     tested = points[:20] + 0.1
-    memory, _ = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
-    scores = remembered.distances(memory, tested)
+    memory, _ = distances.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    scores = distances.distances(memory, tested)
     near = NearestNeighbors(n_neighbors=5).fit(points).kneighbors(tested)[0].mean(1)
     factor = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(points)
     np.testing.assert_allclose(scores[:, 0], near, rtol=1e-4)
@@ -107,15 +107,15 @@ def test_neighbours_and_local_density_are_scikit_learns():
 
 def test_own_scores_without_groups_are_scikit_learns_too():
     points, _ = points_and_groups()
-    _, own = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    _, own = distances.remember(points, torch.arange(len(points)), clusters=3, seed=0)
     factor = LocalOutlierFactor(n_neighbors=20).fit(points)
     np.testing.assert_allclose(own[:, 1], -factor.negative_outlier_factor_, rtol=1e-4)
 
 
 def test_mahalanobis_is_scikit_learns():
     points, _ = points_and_groups()
-    memory, _ = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
-    scores = remembered.distances(memory, points + 0.5)
+    memory, _ = distances.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    scores = distances.distances(memory, points + 0.5)
     whole = ShrunkCovariance(shrinkage=0.1).fit(points)
     np.testing.assert_allclose(scores[:, 2], whole.mahalanobis(points + 0.5), rtol=1e-3)
     centres = memory.centres[1]
@@ -130,7 +130,7 @@ def test_mahalanobis_is_scikit_learns():
 
 def test_own_scores_leave_the_whole_group_out():
     points, groups = points_and_groups()
-    _, own = remembered.remember(points, groups, clusters=3, seed=0)
+    _, own = distances.remember(points, groups, clusters=3, seed=0)
     residuals = (points - points.mean(0)).double()
     shrunk = ShrunkCovariance(shrinkage=0.1, assume_centered=True).fit(residuals).covariance_
     for place in (0, 7, 60):
@@ -145,15 +145,15 @@ def test_own_scores_leave_the_whole_group_out():
 
 def test_frames_of_one_object_do_not_make_it_look_normal():
     points, groups = points_and_groups()
-    _, alone = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
-    _, apart = remembered.remember(points, groups, clusters=3, seed=0)
+    _, alone = distances.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    _, apart = distances.remember(points, groups, clusters=3, seed=0)
     assert (apart[:, 0] > alone[:, 0]).all()
 
 
 def test_one_group_falls_back_to_single_images():
     points, groups = points_and_groups()
-    _, one = remembered.remember(points, torch.zeros_like(groups), clusters=3, seed=0)
-    _, alone = remembered.remember(points, torch.arange(len(points)), clusters=3, seed=0)
+    _, one = distances.remember(points, torch.zeros_like(groups), clusters=3, seed=0)
+    _, alone = distances.remember(points, torch.arange(len(points)), clusters=3, seed=0)
     torch.testing.assert_close(one, alone)
 
 
@@ -206,7 +206,7 @@ def test_state_survives_safetensors(ones_and_fours, scorer):
     assert torch.equal(again.normals, scorer.normals)
 
 
-def test_at_most_so_many_images_are_remembered(ones_and_fours):
+def test_at_most_so_many_images_are_distances(ones_and_fours):
     small = fit_patches(ones_and_fours, keep=60, centroids=8, clusters=3)
     assert [len(memory.points) for _, memory in small.views] == [60, 60]
     assert len(small.normals) == 60
