@@ -99,9 +99,10 @@ class Study:
                 self._loaded[folder] = load_artefact(folder, kind, device=self.device)
         return self._loaded[folder]
 
-    def settings(self, name: str) -> Settings:
-        """The view of the configuration that the row of that name gets."""
-        return Settings(self.config, row(name).reads, device=self.device, progress=self.progress)
+    def settings(self, name: str, *also: str) -> Settings:
+        """The view of the configuration that the row of that name gets, with other settings."""
+        reads = (*row(name).reads, *also)
+        return Settings(self.config, reads, device=self.device, progress=self.progress)
 
     def fit(self, name: str) -> Any:
         """What the row's function returns, made now and not kept: a fitted Scorer, for example."""
