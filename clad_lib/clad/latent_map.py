@@ -132,7 +132,9 @@ def _scaled(latents: np.ndarray, known: np.ndarray) -> np.ndarray:
     centre = known.mean(0)
     scale = float((known - centre).std())
     if not 1e-12 * np.abs(known).max() < scale < np.inf:
-        raise ValueError("the latents are all the same, or too large: train the autoencoder again")
+        raise ValueError(
+            "latents are all the same, or too large: expected finite points that differ"
+        )
     return np.ascontiguousarray((data - centre) / scale)
 
 
