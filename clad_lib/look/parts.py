@@ -6,6 +6,7 @@ import contextlib
 import html
 import math
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 
 import ipywidgets as ipw
 import numpy as np
@@ -18,9 +19,13 @@ from clad_lib.look.images import as_uri
 STYLE = """<style>
 .clad { --ink: var(--jp-ui-font-color1, #212121); --line: var(--jp-border-color1, #bdbdbd);
   color: var(--ink); }
+.clad-map { flex: 3 1 460px; min-width: 0; }
+.clad-panel { flex: 1 1 300px; max-height: 560px; overflow: auto; min-width: 0; }
+.clad-part { display: inline-block; vertical-align: top; margin-right: 28px; }
 .clad table { border-collapse: collapse; line-height: 1.5; margin: 4px 0; }
 .clad th, .clad td { padding: 2px 10px; text-align: right; border: 0 solid var(--line);
   border-bottom-width: 1px; }
+.clad tbody th { text-align: left; font-weight: normal; }
 .clad p { margin: 0; line-height: 1.4; max-width: 75em; }
 .clad .loud { border-left: 4px solid var(--jp-warn-color1, #b34700); padding-left: 8px; }
 .clad figure { display: inline-block; margin: 2px; text-align: center; }
@@ -32,6 +37,7 @@ STYLE = """<style>
 .clad-range input { flex: 1 1 240px; }
 [data-jp-theme-light="false"] .clad .js-plotly-plot { filter: invert(0.93) hue-rotate(180deg); }
 </style>"""
+WIDE = {"description_width": "initial"}
 ROW = ipw.Layout(flex_flow="row wrap", grid_gap="4px 24px")
 
 
@@ -85,9 +91,14 @@ def read_number(text: str, what: str, low: float, high: float) -> float:
     raise ValueError(f"{what} cannot be {text.strip()[:30]!r}: expected {span}.")
 
 
-def table(frame: pd.DataFrame, title: str) -> str:
-    """A small table in HTML under its title."""
-    return f"<b>{html.escape(title)}</b>{frame.to_html(border=0, na_rep=per_cent(math.nan), float_format=per_cent)}"
+def table(frame: pd.DataFrame, title: str, name: str = "table") -> str:
+    """A small table in HTML under its title, found on the page as `.clad-<name>`.
+
+    Whole numbers are counts and get commas, others are shares and stand in per cent.
+    """
+    told = frame.map(lambda c: f"{c:,}" if isinstance(c, Integral) else c)
+    told = told.map(lambda c: per_cent(c) if isinstance(c, float) else c).to_html(border=0)
+    return f'<div class="clad-part clad-{name}"><b>{html.escape(title)}</b>{told}</div>'
 
 
 def strip(images: np.ndarray, captions: Sequence[str], *, size: int = 48) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import os
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
@@ -15,86 +14,56 @@ import pandas as pd
 
 from clad_lib.config import Config, datasets, make_config, overrides_of
 from clad_lib.data.pictures import DataError
-from clad_lib.data.reading import ImageData, load_dataset, to_download
-from clad_lib.data.scenarios import Scenario, get_scenario, make_split, scenarios_of
+from clad_lib.data.reading import load_dataset, to_download
+from clad_lib.data.scenarios import Scenario, Split, get_scenario, make_split, scenarios_of
 from clad_lib.look import parts
 from clad_lib.look.live import CopyLine
 
 FOLDER, OWN = "a folder of images", "own choice"
-THUMBNAILS = 3
+SPLIT = ("seed", "calibration", "max_train", "max_test")  # settings that decide a split
+THUMBNAILS = 3  # of a class
 
 
 def spell(dataset: str, class_names: Sequence[str], normal: Sequence[int]) -> Scenario:
-    """The scenario whose normal classes are these labels, under a name that commands understand.
+    """The scenario whose normal classes are these labels, under the shortest name for a command.
 
-    That is the paper's name, else labels, for the classes of a folder their names where they can
-    be written. Raises DataError for none or all of the classes, and for one without such a name.
+    That is the paper's, else the labels, for a folder the names of the classes. Raises DataError
+    for none or all of the classes.
     """
     if not 0 < len(normal) < len(class_names):
         raise DataError(
             f"{len(normal)} of {len(class_names)} classes are ticked as normal: tick at least one, "
             "and leave at least one for the anomalies"
         )
-
-    def written(label: int) -> str:
-        for name in (str(label),) if dataset in datasets() else (class_names[label], str(label)):
-            with contextlib.suppress(DataError):
-                if get_scenario(dataset, name, class_names=class_names).normal == (label,):
-                    return name
-        raise DataError(
-            f"class {class_names[label]!r} cannot be named in a command: rename its folder, without"
-            " + and spaces at the ends"
-        )
-
-    known = {frozenset(each.normal): name for name, each in scenarios_of(dataset).items()}
-    name = known.get(frozenset(normal)) or "+".join(map(written, normal))
-    return get_scenario(dataset, name, class_names=class_names)
+    short = [str(k) if dataset in datasets() else class_names[k] for k in normal]
+    exact = "+".join(f"label={k}" for k in normal)
+    for name in (*scenarios_of(dataset), "+".join(short), exact):
+        with contextlib.suppress(DataError):  # a name that could mean other classes too
+            found = get_scenario(dataset, name, class_names=class_names)
+            if set(found.normal) == set(normal):
+                return found
+    raise DataError(f"{exact} is also the name of a class: rename its folder")
 
 
 def command_of(config: Config) -> str:
     """The line for a shell that runs the study of a configuration."""
     line = ["clad", "study", "--dataset", config.dataset, "--scenario", config.scenario]
     line += ["--profile", config.profile] if config.profile != Config.profile else []
-    line += ["--seed", str(config.seed)] if config.seed else []
+    line += ["--seed", str(config.seed)] if config.seed != Config.seed else []
     settings = [f"{name}={value}" for name, value in overrides_of(config).items()]
     return shlex.join(line + [word for each in settings for word in ("--set", each)])
 
 
-def parameters_of(config: Config) -> str:
-    """The same as lines for a notebook's cell of parameters."""
-    fields = ("dataset", "scenario", "profile", "seed")
-    lines = [f"{name} = {getattr(config, name)!r}" for name in fields]
-    return "; ".join([*lines, f"overrides = {overrides_of(config)!r}"])
-
-
-def counts_of(
-    train: ImageData, test: ImageData, scenario: Scenario, config: Config
-) -> pd.DataFrame:
-    """How many images each part of a configuration's split has, from labels alone.
-
-    Raises DataError where no split can be made of them.
-    """
-    bare = (dataclasses.replace(each, images=each.images[:, :0]) for each in (train, test))
-    names = ("seed", "calibration", "max_train", "max_test")
-    split = make_split(*bare, scenario, **{name: getattr(config, name) for name in names})
+def counts_of(split: Split) -> pd.DataFrame:
+    """How many normal and anomalous images each part of a split has."""
     odd = int(split.answers.test_anomaly.sum())
     normal = [len(split.train), len(split.calibration), len(split.test) - odd]
     index = ["train", "calibration", "test"]
     return pd.DataFrame({"normal": normal, "anomalous": [0, 0, odd]}, index)
 
 
-def folder_of(text: str) -> str:
-    """The absolute path of a folder that was typed; DataError where there is none."""
-    folder = Path(text.strip()).expanduser().resolve()
-    if not text.strip() or not folder.is_dir():
-        raise DataError(
-            f"there is no folder {text!r}: type one with images, one sub-folder a class"
-        )
-    return str(folder)
-
-
 class ScenarioBuilder(ipw.VBox):
-    """Tick the classes that are normal; `config` is the configuration that they make, or None.
+    """Tick the classes that are normal. `config` is the configuration they make, None for none.
 
     dataset: a name or a folder of images; scenario: as for `get_scenario`, empty for the data
     set's first. Data that would have to be downloaded wait for the button.
@@ -109,22 +78,20 @@ class ScenarioBuilder(ipw.VBox):
         seed: int = 0,
         overrides: dict[str, Any] | None = None,
     ):
-        self.options = {"profile": profile, "seed": seed, **(overrides or {})}
-        self.boxes, self.config = list[ipw.Checkbox](), None
-        names, own = [*datasets(), FOLDER], dataset not in datasets()
-        shown, typed = (FOLDER, dataset) if own else (dataset, "")
-        self.dataset = ipw.Dropdown(options=names, value=shown, description="data set")
-        self.path = ipw.Text(value=typed, description="folder", continuous_update=False)
-        self.scenario = ipw.Dropdown(options=[OWN], description="scenario")
+        self.settings = {"profile": profile, "seed": seed, **(overrides or {})}
+        self.boxes, own = list[ipw.Checkbox](), dataset not in datasets()
+        options, shown = [*datasets(), FOLDER], FOLDER if own else dataset
+        self.dataset = ipw.Dropdown(options=options, value=shown, description="data set")
+        self.path = ipw.Text(description="folder", continuous_update=False)
+        self.path.value = dataset if own else ""
+        self.scenario = ipw.Dropdown(description="scenario")
         self.download = ipw.Button(description="Download")
         self.clear = ipw.Button(description="Untick all")
-        self.message, self.counts = ipw.HTML(), ipw.HTML().add_class("clad-counts")
-        self.classes = ipw.Box(layout=parts.ROW)
-        self.command = CopyLine(label="command")
-        self.parameters = CopyLine(label="parameters of a notebook")
+        self.message, self.counts = ipw.HTML(), ipw.HTML()
+        self.classes, self.command = ipw.Box(layout=parts.ROW), CopyLine(label="command")
         controls = [self.dataset, self.path, self.download, self.scenario, self.clear]
-        lines = self.counts, self.command, self.parameters
-        super().__init__(parts.rows(controls, self.message, self.classes, *lines))
+        below = (self.message, self.classes, self.counts, self.command)
+        super().__init__(parts.rows(controls, *below))
         self.add_class("clad")
         self.dataset.observe(lambda _: self.open(), "value")
         self.path.observe(lambda _: self.open(), "value")
@@ -135,20 +102,18 @@ class ScenarioBuilder(ipw.VBox):
 
     def open(self, scenario: str = "", *, fetch: bool = False) -> None:
         """Show the classes of the data set that is chosen, or say why not."""
-        self.boxes, self.classes.children = [], ()
-        self._blank()
-        own = self.dataset.value == FOLDER
+        self.boxes, self.classes.children, own = [], (), self.dataset.value == FOLDER
+        self._show(None)
         self.path.layout.display = None if own else "none"
+        self.name = os.path.expanduser(self.path.value.strip()) if own else self.dataset.value
+        missing = to_download(self.name)
+        self.download.layout.display = None if missing else "none"
         with parts.guarded(self.message):
-            self.name = folder_of(self.path.value) if own else self.dataset.value
-            missing = to_download(self.name)
-            self.download.layout.display = None if missing else "none"
-            if missing and not fetch:
-                raise DataError(f"{missing}; press Download to fetch it")
-            parts.say(self.message, f"Reading {self.name} ...")
-            self.data = load_dataset(self.name)
+            if not self.name or (missing and not fetch):
+                raise DataError((missing and f"{missing}; press Download") or "type a folder")
+            how = {k: v for k, v in self.settings.items() if k in ("size", "split")}
+            self.data, self.known = load_dataset(self.name, **how), scenarios_of(self.name)
             self.download.layout.display = "none"
-            self.known = scenarios_of(self.name)
             self.scenario.options = [OWN, *self.known]
             self._list_classes()
             self.tick(self._first(scenario))
@@ -156,20 +121,20 @@ class ScenarioBuilder(ipw.VBox):
     def _first(self, scenario: str) -> Sequence[int]:
         names, labels = self.data[0].class_names, np.unique(self.data[0].labels)
         if scenario or self.known:
-            name = scenario or next(iter(self.known))
-            return get_scenario(self.name, name, class_names=names).normal
+            first = min(self.known, key=Config.scenario.__ne__, default="")  # the default, or the first
+            return get_scenario(self.name, scenario or first, class_names=names).normal
         return labels if len(labels) < len(names) else labels[:1]
 
     def _list_classes(self) -> None:
-        cells, (train, test) = [], self.data
+        cells, (train, test) = list[ipw.Widget](), self.data
         for label, name in enumerate(train.class_names):
             part = train if (train.labels == label).any() else test
-            few = np.flatnonzero(part.labels == label)[:: 1 + len(part.labels) // 9][:THUMBNAILS]
-            text = name if name == str(label) else f"{label} {name}"
-            self.boxes.append(ipw.Checkbox(description=text, indent=False))
-            self.boxes[-1].observe(self._refresh, "value")
-            pictures = parts.strip(part.images[few], [""] * len(few), size=28)
-            cells.append(ipw.VBox([ipw.HTML(pictures), self.boxes[-1]]))
+            places = np.flatnonzero(part.labels == label)
+            few = part.images[places[:: max(1, len(places) // THUMBNAILS)][:THUMBNAILS]]
+            box = ipw.Checkbox(description=name if name == str(label) else f"{label} {name}")
+            box.observe(self._refresh, "value")
+            self.boxes.append(box)
+            cells.append(ipw.VBox([ipw.HTML(parts.strip(few, [name] * len(few), size=28)), box]))
         self.classes.children = cells
 
     def _on_scenario(self, change: Any) -> None:
@@ -184,26 +149,28 @@ class ScenarioBuilder(ipw.VBox):
 
     def tick(self, normal: Sequence[int]) -> None:
         """Tick these labels and no others."""
-        self._ticking = True
+        self.ticking = True
         for label, box in enumerate(self.boxes):
             box.value = label in normal
-        self._ticking = False
+        self.ticking = False
         self._refresh()
-
-    def _blank(self) -> None:
-        self.config, self.command.value, self.parameters.value, self.counts.value = None, "", "", ""
 
     def _refresh(self, _: Any = None) -> None:
         """Everything below the ticks, from the ticks."""
-        if self._ticking:
+        if self.ticking:
             return
-        self._blank()
+        self._show(None)
         names = {frozenset(each.normal): name for name, each in self.known.items()}
         self.scenario.value = names.get(frozenset(self.normal), OWN)
         with parts.guarded(self.message):
             scenario = spell(self.name, self.data[0].class_names, self.normal)
-            config = make_config(self.name, scenario.name, **self.options)
-            counts = parts.table(counts_of(*self.data, scenario, config), "Images")
-            self.config, self.counts.value = config, counts
-            self.command.value, self.parameters.value = command_of(config), parameters_of(config)
-            parts.say(self.message, f"Normal: {scenario.title}.")
+            config = make_config(self.name, scenario.name, **self.settings)
+            choices = {name: getattr(config, name) for name in SPLIT}
+            split = make_split(*self.data, scenario, **choices)
+            self._show(config, parts.table(counts_of(split), "Images", "counts"))
+            notes = [note for each in self.data for note in each.notes]
+            parts.say(self.message, " ".join([f"Normal: {scenario.title}.", *notes]))
+
+    def _show(self, config: Config | None, counts: str = "") -> None:
+        self.config, self.counts.value = config, counts
+        self.command.value = command_of(config) if config else ""

@@ -10,18 +10,16 @@ import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 
-from clad_lib.judge import guarantees
 from clad_lib.look import operating_point as points
 from clad_lib.look import parts
 from clad_lib.look.live import Figure, Slider, plotly_script
-from clad_lib.look.operating_point import Choice, Gathered, Point, Setting, Sheet
+from clad_lib.look.operating_point import Line, Setting, Sheet
 from clad_lib.look.theme import INK, KINDS, NORMAL, TEMPLATE
 from clad_lib.study.engine import Study
-from clad_lib.study.measure import ALPHA, DELTA
+from clad_lib.study.measure import ALPHA
 
-Keep = Callable[[Setting, Choice, Point], dict[str, Any]]
-WIDE: dict[str, Any] = {"style": {"description_width": "initial"}}
-BARS = 50
+Keep = Callable[[Setting, Line], dict[str, Any]]
+BARS, NEAR = 50, 8  # bars of a histogram, images on each side of the line
 SHARE = {"range": [-0.02, 1.02], "tickformat": ".0%"}
 FRAME: dict[str, Any] = {
     "template": TEMPLATE.to_plotly_json(),
@@ -48,98 +46,121 @@ def threshold_explorer(study: Study, *, alpha: float = ALPHA, may_keep: bool = T
     `alpha` is the false-alarm rate named beforehand: only its line on the configured score is kept
     as `clean`.
     """
-    keep = partial(points.keep_threshold, study) if may_keep else None
-    return parts.or_sentence(
-        lambda: ThresholdExplorer(points.gather(study), alpha=alpha, keep=keep)
-    )
+    keep, images = partial(points.keep_threshold, study), study.split.test.numpy()
+    more: dict[str, Any] = {"alpha": alpha, "keep": keep if may_keep else None}
+    return parts.or_sentence(lambda: ThresholdExplorer(points.gather(study), images, **more))
 
 
 def threshold_traces(sheet: Sheet, edges: np.ndarray) -> list[dict[str, Any]]:
-    """Bars of normal test images and of anomalies, and the ROC curve, as plain traces of plotly.
+    """Bars of normal test images and of anomalies, and the ROC curve, for plotly.
 
     What lies beyond the edges (B + 1,) is counted in the end bars.
     """
     traces, curve = list[dict[str, Any]](), list[list[float]]()
-    lines = np.quantile(sheet.test, np.linspace(1, 0, 401))
+    lines = np.append(np.quantile(sheet.test, np.linspace(1, 0, 401)), -np.inf)
     for (kind, look), of in zip(KINDS.items(), (~sheet.anomaly, sheet.anomaly), strict=True):
-        scores, many = sheet.test[of], max(int(of.sum()), 1)
+        scores, many = np.sort(sheet.test[of]), max(int(of.sum()), 1)
         heights = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)[0] / many
-        bar = {"x": edges[:-1].tolist(), "y": heights.tolist(), "width": float(np.diff(edges)[0])}
-        fill = {"color": look.colour, "pattern": {"shape": look.pattern}}
-        bar |= {"type": "bar", "offset": 0, "opacity": 0.7, "marker": fill}
-        traces.append({"name": f"{kind} ({of.sum():,} images)", **bar})
-        curve.append([*((scores[:, None] > lines).sum(0) / many).tolist(), 1.0])
-    roc = {"x": curve[0], "y": curve[1], "xaxis": "x2", "yaxis": "y2", "name": "ROC curve"}
-    line = {"type": "scatter", "mode": "lines", "line": {"color": NORMAL.colour}}
-    return [*traces, roc | line]
+        bar = {"x": edges[:-1].tolist(), "y": heights.tolist(), "width": edges[1] - edges[0]}
+        bar |= {"marker": {"color": look.colour, "pattern": {"shape": look.pattern}}, "offset": 0}
+        traces.append({"type": "bar", "name": f"{kind} ({of.sum():,} images)", **bar})
+        above = (len(scores) - np.searchsorted(scores, lines, side="right")) / many
+        curve.append(above.tolist())
+    roc = {"x": curve[0], "y": curve[1], "mode": "lines", "line": {"color": NORMAL.colour}}
+    return [*traces, {"type": "scatter", "name": "ROC curve", "xaxis": "x2", "yaxis": "y2", **roc}]
 
 
-def score_axis(sheet: Sheet, edges: np.ndarray) -> dict[str, Any]:
-    """The axis of scores: a tick says how many calibration images lie above it, then its score."""
-    ticks = edges[:: len(edges) // 5]
+def threshold_frame(sheet: Sheet, line: Line, edges: np.ndarray) -> dict[str, Any]:
+    """The layout for plotly, with the line among the scores and a circle on the ROC curve.
+
+    A tick of the axis of scores says how many calibration images lie above it, then its score.
+    """
+    ticks = edges[:: BARS // 5]
     above = (sheet.calibration[:, None] > ticks).mean(0)
     scores = [parts.number(tick, edges[-1] - edges[0]) for tick in ticks]
     texts = [f"{share:.1%}<br>{score}" for share, score in zip(above, scores, strict=True)]
     title = {"text": "calibration images above, and the score (higher = more anomalous)"}
-    return {"domain": [0, 0.58], "tickvals": ticks.tolist(), "ticktext": texts, "title": title}
+    axis = {"domain": [0, 0.58], "tickvals": ticks.tolist(), "ticktext": texts, "title": title}
+    x, ink = line.threshold, {"color": INK, "width": 2}
+    across = {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "y domain"}
+    alarms = line.false_alarms / max(line.false_alarms + line.passed, 1)
+    found = line.caught / max(line.caught + line.missed, 1)
+    circle = {"type": "circle", "xref": "x2", "yref": "y2", "xanchor": alarms, "yanchor": found}
+    circle |= {"xsizemode": "pixel", "ysizemode": "pixel", "x0": -8, "x1": 8, "y0": -8, "y1": 8}
+    shapes = [across | {"line": ink | {"dash": "dash"}}, circle | {"line": ink}]
+    return FRAME | {"xaxis": axis, "shapes": shapes}
 
 
-def line_shapes(threshold: float, point: Point) -> list[dict[str, Any]]:
-    """The line among the scores, and the circle at the same line on the ROC curve."""
-    alarms = point.false_alarms / max(point.false_alarms + point.passed, 1)
-    found = point.caught / max(point.caught + point.missed, 1)
-    ends = {"type": "line", "x0": threshold, "x1": threshold, "y0": 0, "y1": 1, "yref": "y domain"}
-    circle = {"type": "circle", "x0": -8, "x1": 8, "y0": -8, "y1": 8, "xref": "x2", "yref": "y2"}
-    circle |= {"xsizemode": "pixel", "xanchor": alarms, "ysizemode": "pixel", "yanchor": found}
-    stroke = {"color": INK, "width": 2}
-    return [{**ends, "line": stroke | {"dash": "dash"}}, {**circle, "line": stroke}]
+def costs(sheet: Sheet, line: Line) -> str:
+    """What a line costs as tables in HTML: counts, false alarms, the rates of each pseudo-class."""
+    kinds = {"alarm": [line.caught, line.false_alarms], "no alarm": [line.missed, line.passed]}
+    counts = pd.DataFrame(kinds, ["anomalies", "normal images"])
+    told = parts.table(counts, f"Counts of {len(sheet.test):,} test images", "counts")
+    told += parts.table(points.false_alarms(line), "False alarms in 1,000 normal images", "rates")
+    if sheet.clusters is not None:
+        rates = points.cluster_rates(sheet, line.threshold)
+        told += parts.table(rates, "In each pseudo-class", "clusters")
+    return told
 
 
-def nearest_images(sheet: Sheet, images: np.ndarray, threshold: float, *, count: int = 8) -> str:
+def nearest_images(sheet: Sheet, images: np.ndarray, threshold: float) -> str:
     """The test images next to the line as HTML: alarms above it, and those below or on it."""
     order, told = np.argsort(sheet.test, kind="stable"), ""
     cut = int(np.searchsorted(sheet.test[order], threshold, side="right"))
-    sides = order[cut : cut + count], order[max(0, cut - count) : cut][::-1]
-    for name, places in zip(("Just above the line: alarms", "Just below it"), sides, strict=True):
+    sides = {"Just above the line: alarms": order[cut : cut + NEAR]}
+    sides["Just below it"] = order[max(0, cut - NEAR) : cut][::-1]
+    for name, places in sides.items():
         scores = [parts.number(score, sheet.test.std()) for score in sheet.test[places]]
         kinds = np.where(sheet.anomaly[places], "anomaly", "normal")
         texts = [f"{score} {kind}" for score, kind in zip(scores, kinds, strict=True)]
-        told += f"<b>{name}</b><br>{parts.strip(images[sheet.rows[places]], texts)}<br>"
+        told += f"<p>{name}</p>{parts.strip(images[sheet.rows[places]], texts)}"
     return told
 
 
 class ThresholdExplorer(ipw.VBox):
     """Controls: score, temperature, epsilon; slider, typed, rate (in per cent) for the line.
 
-    Nothing is computed but counts: every score is there already. setting, choice and point are
-    what is shown. Another score keeps the rule "this rate"; a line that was put by hand keeps its
-    share of calibration images above. `keep` writes the line down.
+    Nothing is computed but counts: every score is in the sheets, of which the first is shown
+    first. `setting`, `sheet` and `line` are what is shown. Another score keeps the rule "this
+    rate"; a line that was put by hand keeps its share of calibration images above. `keep` writes
+    the line down.
     """
 
-    def __init__(self, data: Gathered, *, alpha: float = ALPHA, keep: Keep | None = None):
-        self.data, self.named, self.keep = data, alpha, keep
-        names = dict.fromkeys(setting.score for setting in data.sheets)
-        odin = [setting for setting in data.sheets if setting.temperature is not None]
-        self.score = ipw.Dropdown(options=names, value=data.start.score, description="score")
+    def __init__(
+        self,
+        sheets: dict[Setting, Sheet],
+        images: np.ndarray,
+        *,
+        alpha: float = ALPHA,
+        keep: Keep | None = None,
+    ):
+        self.sheets, self.images, self.named, self.keep = sheets, images, alpha, keep
+        drop = partial(ipw.Dropdown, style=parts.WIDE)
+        text = partial(ipw.Text, continuous_update=False, style=parts.WIDE)
+        self.score = drop(options=list(dict.fromkeys(s.score for s in sheets)), description="score")
+        odin = [setting for setting in sheets if setting.temperature is not None]
         self.temperature, self.epsilon = (
-            ipw.Dropdown(options=[(f"{v:,g}", v) for v in sorted({s[i] for s in odin})], **WIDE)
-            for i in (1, 2)
+            drop(
+                options=[(f"{v:,g}", v) for v in sorted({s[place] for s in odin})], description=name
+            )
+            for place, name in ((1, "temperature"), (2, "epsilon"))
         )
-        self.temperature.description, self.epsilon.description = Setting._fields[1:]
         self.slider = Slider(label="calibration images above the line")
-        text = partial(ipw.Text, continuous_update=False, **WIDE)
         self.typed = text(description="score at the line")
         self.rate = text(value=f"{100 * alpha:g}", description="false alarms wanted, at most (%)")
         self.by_rate = ipw.Button(description="Set by this rate")
         self.keeper = ipw.Button(description="Keep this threshold", disabled=keep is None)
-        places = ("message", "promise", "kept", "counts", "rates", "clusters", "images")
-        self.told = {name: ipw.HTML().add_class(f"clad-{name}") for name in places}
+        self.message, self.promise, self.kept = ipw.HTML(), ipw.HTML(), ipw.HTML()
+        self.costs, self.near = ipw.HTML(), ipw.HTML()
         self.figure = Figure(script=plotly_script(), narrow=BELOW)
-        self._take(data.start)
-        self._put_rate(alpha)
-        super().__init__(parts.rows(*self._rows()))
+        self._take(next(iter(sheets)))
+        self._put(points.line_for_rate(self.sheet, alpha, named=alpha))
+        controls = [self.score, self.temperature, self.epsilon]
+        lines = [self.typed, self.rate, self.by_rate, self.keeper]
+        told = (self.message, self.promise, self.kept, self.figure, self.costs, self.near)
+        super().__init__(parts.rows(controls, self.slider, lines, *told))
         self.add_class("clad")
-        for control in (self.score, self.temperature, self.epsilon):
+        for control in controls:
             control.observe(self._on_setting, "value")
         self.slider.observe(self._on_slider, "value")
         self.typed.observe(self._on_typed, "value")
@@ -147,92 +168,68 @@ class ThresholdExplorer(ipw.VBox):
         self.by_rate.on_click(self._on_rate)
         self.keeper.on_click(self._on_keep)
 
-    def _rows(self) -> list[ipw.Widget | list[ipw.Widget]]:
-        told = self.told
-        return [
-            [self.score, self.temperature, self.epsilon],
-            self.slider,
-            [self.typed, self.rate, self.by_rate, self.keeper],
-            *(told["message"], told["promise"], told["kept"], self.figure),
-            [told["counts"], told["rates"], told["clusters"]],
-            told["images"],
-        ]
-
     def _take(self, setting: Setting) -> None:
-        self.setting, self.sheet = setting, self.data.sheets[setting]
-        self.band = guarantees.false_alarm_band(self.sheet.calibration, delta=DELTA)
+        self.setting, self.sheet = setting, self.sheets[setting]
         self.edges = np.linspace(*np.quantile(self.sheet.test, [0.001, 0.999]), BARS + 1)
+        self.traces = threshold_traces(self.sheet, self.edges)
         self.temperature.disabled = self.epsilon.disabled = setting.temperature is None
-        if setting.temperature is not None:  # as shown, which a missing pair of the two is not
+        if setting.temperature is not None:  # as shown, which a pair without scores is not
             self.temperature.value, self.epsilon.value = setting.temperature, setting.epsilon
 
-    def _put(self, choice: Choice, position: float | None = None) -> None:
+    def _put(self, line: Line, position: float | None = None) -> None:
         """Put the line there and show what follows; a hand on the slider left it at `position`."""
-        self.choice, sheet, told = choice, self.sheet, self.told
-        point = self.point = points.operating_point(sheet, choice.threshold, self.band)
-        self.position = 100 * point.above / point.calibration if position is None else position
-        self.slider.step = max(100 / point.calibration, 0.1)
-        self.slider.text = points.place_sentence(point, choice.threshold, sheet.test.std())
+        self.line, sheet, spread = line, self.sheet, float(self.sheet.test.std())
+        place = points.place_sentence(line, spread)
+        self.position = 100 * line.above / line.calibration if position is None else position
+        self.slider.step, self.slider.text = max(100 / line.calibration, 0.1), place
         self.slider.value = self.position
-        self.typed.value = self._as_text(choice.threshold)
-        kinds = {"alarm": [point.caught, point.false_alarms], "none": [point.missed, point.passed]}
-        counts = pd.DataFrame(kinds, ["anomalies", "normal images"])
-        told["counts"].value = parts.table(counts, f"Counts of {len(sheet.test):,} test images")
-        rates = points.false_alarms(choice, point)
-        told["rates"].value = parts.table(rates, "False alarms in 1,000 normal images")
-        if sheet.clusters is not None:
-            rates = points.cluster_rates(sheet, choice.threshold)
-            told["clusters"].value = parts.table(rates, "In each pseudo-class")
-        told["images"].value = nearest_images(sheet, self.data.images, choice.threshold)
-        parts.say(told["promise"], points.promise_sentence(choice, tracks=self.data.tracks))
-        parts.say(told["message"], self.data.left_out)
-        parts.say(told["kept"], "")
+        self.text = self.typed.value = parts.number(line.threshold, spread)
+        self.costs.value = costs(sheet, line)
+        self.near.value = nearest_images(sheet, self.images, line.threshold)
+        parts.say(self.promise, points.promise_sentence(line, tracks=sheet.tracks))
+        parts.say(self.message, "")
+        parts.say(self.kept, "")
         with self.figure.hold_sync():
-            self.figure.traces = threshold_traces(sheet, self.edges)
-            shapes, axis = line_shapes(choice.threshold, point), score_axis(sheet, self.edges)
-            self.figure.frame = FRAME | {"xaxis": axis, "shapes": shapes}
-            self.figure.alt = f"Histogram and ROC curve of {self.setting}; line: {self.slider.text}"
-
-    def _as_text(self, threshold: float) -> str:
-        return parts.number(threshold, self.sheet.test.std())
+            self.figure.traces = self.traces
+            self.figure.frame = threshold_frame(sheet, line, self.edges)
+            self.figure.alt = f"Histogram and ROC curve of {self.setting}, line at {place}"
 
     def _put_share(self, position: float) -> None:
-        self._put(Choice(points.line_with_share(self.sheet.calibration, position / 100)), position)
+        self._put(points.line_for_share(self.sheet, position / 100), position)
 
     def _put_rate(self, alpha: float) -> None:
-        self._put(points.line_for_rate(self.sheet.calibration, alpha, named=self.named))
+        self._put(points.line_for_rate(self.sheet, alpha, named=self.named))
 
     def _on_setting(self, _: Any) -> None:
         wanted = Setting(self.score.value, self.temperature.value, self.epsilon.value)
-        fits = [setting for setting in self.data.sheets if setting.score == wanted.score]
+        fits = [setting for setting in self.sheets if setting.score == wanted.score]
         near = [setting for setting in fits if setting.temperature == wanted.temperature]
         self._take(wanted if wanted in fits else (near or fits)[0])
-        if self.choice.alpha is None:
+        if self.line.alpha is None:
             self._put_share(self.position)
         else:
-            self._put_rate(self.choice.alpha)
+            self._put_rate(self.line.alpha)
 
     def _on_slider(self, change: Any) -> None:
         if change["new"] != self.position:
             self._put_share(change["new"])
 
     def _on_typed(self, change: Any) -> None:
-        if change["new"] != self._as_text(self.choice.threshold):
-            with parts.guarded(self.told["message"]):
-                known = np.append(self.sheet.calibration, self.sheet.test)
-                limits = float(known.min()), float(known.max())
-                self._put(
-                    Choice(parts.read_number(change["new"], "the score at the line", *limits))
-                )
+        if change["new"] != self.text:
+            with parts.guarded(self.message):
+                both = np.append(self.sheet.calibration, self.sheet.test)
+                low, high = float(both.min()), float(both.max())
+                value = parts.read_number(change["new"], "the score at the line", low, high)
+                self._put(points.line_at(self.sheet, value))
 
     def _on_rate(self, _: Any) -> None:
-        with parts.guarded(self.told["message"]):
+        with parts.guarded(self.message):
             what = "the wanted rate of false alarms"
             self._put_rate(parts.read_number(self.rate.value, what, 0.01, 99.9) / 100)
 
     def _on_keep(self, _: Any) -> None:
-        with parts.guarded(self.told["kept"]):
+        with parts.guarded(self.kept):
             if self.keep is not None:
-                record = self.keep(self.setting, self.choice, self.point)
-                told = f"{self.slider.text}, on {self.setting}, chosen as {self.choice.by}"
-                parts.say(self.told["kept"], f"Kept with the run as {record['protocol']}: {told}.")
+                record = self.keep(self.setting, self.line)
+                told = f"{self.slider.text}, on {self.setting}, chosen {self.line.by}"
+                parts.say(self.kept, f"Kept with the run as {record['protocol']}: {told}.")
