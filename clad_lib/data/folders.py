@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -28,10 +27,12 @@ class Skipped(NamedTuple):
 
 
 def in_words(skipped: Sequence[Skipped]) -> str:
-    """One line that counts the reasons and names the first file; empty where there is none."""
-    counts = Counter(each.reason.split(" (")[0] for each in skipped)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    return f"{reasons} (first {shown(skipped[0].path)})" if skipped else ""
+    """One line that counts the reasons, with a file for each; empty where there are none."""
+    groups: dict[str, list[str]] = {}
+    for each in skipped:
+        groups.setdefault(each.reason.split(" (")[0], []).append(shown(each.path))
+    counts = [f"{len(names)} {reason} (such as {names[0]})" for reason, names in groups.items()]
+    return ", ".join(counts)
 
 
 def image_files(folder: str | Path, *, strict: bool = False) -> tuple[list[Path], list[Skipped]]:
