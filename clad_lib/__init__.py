@@ -21,7 +21,7 @@ _HOMES = {
     "query": "clad_lib.study.results",
     "summary": "clad_lib.study.tables",
 }
-__all__ = list(_HOMES)  # noqa: PLE0605
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
