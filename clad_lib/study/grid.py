@@ -105,7 +105,7 @@ def _grid(name: str, raw: dict[str, Any]) -> Grid:
     for settings in (overrides, *varied):
         for key in settings:
             if key in OWN:
-                raise GridError(f"{key} is not a setting here: expected {', '.join(KEYS)} for it")
+                raise GridError(f"{key} is not set here: expected under one of {', '.join(KEYS)}")
         check_fields(settings)
     configs = [
         make_config(*place, profile=profile, seed=seed, **overrides | each)

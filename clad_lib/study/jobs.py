@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from clad_lib.config import Config
-from clad_lib.study.stages import Places, choose_methods, needed, row, rows, short_hash
+from clad_lib.study.stages import Places, needed, row, rows, short_hash
 from clad_lib.study.store import write_atomically
 
 COPIES = "copies"  # the row that the metrics of every method read
@@ -74,15 +74,15 @@ def plan(configs: Iterable[Config], methods: Sequence[str], runs: Path) -> list[
         identity = tuple(getattr(config, name) for name in SPLIT)
         if identity not in keys:
             keys[identity] = split_key(load_split(config))
-        planned = _graph(Places(runs, config, keys[identity]), methods, stems)
-        found |= {job.key: job for job in planned}
+        for job in _graph(Places(runs, config, keys[identity]), methods, stems):
+            found.setdefault(job.key, job)
     return list(found.values())
 
 
 def plan_study(places: Places, notebooks: Sequence[Path], folder: Path) -> list[Job]:
     """The jobs that make all that the notebooks show, and execute them, anew, into `folder`."""
     stems = [path.stem for path in notebooks]
-    wanted = [name for name in choose_methods("all") if row(name).shown_in in stems]
+    wanted = [name for name, each in rows().items() if each.shown_in in stems and each.in_all]
     return list(_graph(places, wanted, stems, folder))
 
 
@@ -146,7 +146,7 @@ def _execute(job: Job, device: str, kernel: Any, draft: Path) -> None:
 
     known = notebooks.parameters_of(job.places.config, job.places.root, device)
     if job.shows is None:
-        notebooks.execute(ROW, draft, known | {"only": [job.step]}, kernel)
+        notebooks.execute(ROW, draft, known | {"only": [job.step]}, kernel, fresh=False)
         draft.unlink()
     else:
         shown = [name for name in job.shows if row(name).block and job.places.has(name)]

@@ -159,18 +159,18 @@ class Kernel:
         self.manager: _Manager | None = None
         self.busy, self.closed = threading.Lock(), False
 
-    def ready(self) -> _Manager:
-        """The manager of the kernel, without variables and widgets; imported modules stay."""
+    def ready(self, *, fresh: bool) -> _Manager:
+        """The manager of the kernel; `fresh` forgets variables and widgets, imports stay."""
         if self.closed:
             raise RuntimeError("the kernel was closed")
         if self.manager is None:
             self.manager = _Manager(self.folder, self.environment)
-        else:
+        elif fresh:
             client = self.manager.client()
             client.start_channels()
             run_sync(client.wait_for_ready)(timeout=60)
             run_sync(client.execute_interactive)(FRESH, store_history=False, allow_stdin=False)
-            self.manager.stop_clients()
+        self.manager.stop_clients()
         return self.manager
 
     def kill(self) -> str:
@@ -194,8 +194,15 @@ class Kernel:
         self.kill()
 
 
-def execute(source: Path, target: Path, parameters: Mapping[str, Any], kernel: Kernel) -> None:
-    """Execute a notebook into `target`, in a kernel that is cleared first.
+def execute(
+    source: Path,
+    target: Path,
+    parameters: Mapping[str, Any],
+    kernel: Kernel,
+    *,
+    fresh: bool = True,
+) -> None:
+    """Execute a notebook into `target`; what the kernel remembers is first forgotten if `fresh`.
 
     A kernel that cannot start, or dies, is started once more. Raises NotebookError with the cell,
     the error and the file, or with what a dead kernel said: of that, the file says nothing.
@@ -207,7 +214,7 @@ def execute(source: Path, target: Path, parameters: Mapping[str, Any], kernel: K
     for last in (False, True):
         try:
             with kernel.busy:
-                _papermill(source, target, parameters, km=kernel.ready())
+                _papermill(source, target, parameters, km=kernel.ready(fresh=fresh))
             return
         except PapermillExecutionError as error:
             place = f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}"

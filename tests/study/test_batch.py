@@ -2,17 +2,12 @@
 
 import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import psutil
 import pytest
 
 from clad_lib.config import make_config
@@ -153,7 +148,9 @@ def test_a_worker_that_raises_is_a_failed_job(tmp_path):
 def test_a_full_disk_stops_the_batch_with_nothing_marked_as_failed(tmp_path):
     (tmp_path / "clusters.full").touch()
     planned = planned_for(tmp_path)
-    with pytest.raises(batch.BatchError, match="clusters: OSError: No space left.*free some space"):
+    with pytest.raises(
+        batch.BatchError, match=r"clusters: OSError: No space left.*free some space"
+    ):
         run(planned)
     assert not (tmp_path / "failures").exists()
     (tmp_path / "clusters.full").unlink()
@@ -163,7 +160,9 @@ def test_a_full_disk_stops_the_batch_with_nothing_marked_as_failed(tmp_path):
 
 def test_a_journal_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "batches").write_text("in the way", encoding="utf-8")
-    with pytest.raises(batch.BatchError, match="batches.*free some space.*same command") as stopped:
+    with pytest.raises(
+        batch.BatchError, match=r"batches.*free some space.*same command"
+    ) as stopped:
         run(planned_for(tmp_path))
     assert len(str(stopped.value).splitlines()) == 1
 

@@ -239,7 +239,7 @@ def test_a_kernel_that_cannot_start_says_why(tmp_path):
     path = notebook(tmp_path / "n.ipynb", "seed = 0")
     own = Kernel(tmp_path, {"PYTHONPATH": str(broken)})
     try:
-        with pytest.raises(NotebookError, match="n.ipynb: RuntimeError: .*no kernel today"):
+        with pytest.raises(NotebookError, match=r"n.ipynb: RuntimeError: .*no kernel today"):
             execute(path, tmp_path / "out.ipynb", {}, own)
     finally:
         own.close()
@@ -248,7 +248,7 @@ def test_a_kernel_that_cannot_start_says_why(tmp_path):
 def test_unknown_parameters_are_refused_before_anything_runs(tmp_path, kernel):
     path = notebook(tmp_path / "n.ipynb", "seed: int = 0\nruns = ''", "open('ran', 'w')")
     with pytest.raises(
-        NotebookError, match="n.ipynb: unknown parameter 'sede': did you mean 'seed'"
+        NotebookError, match=r"n.ipynb: unknown parameter 'sede': did you mean 'seed'"
     ):
         execute(path, tmp_path / "out.ipynb", {"sede": 1}, kernel)
     assert not (tmp_path / "ran").exists()
