@@ -29,14 +29,14 @@ def read_parquet(path: Path, classes: Sequence[str]) -> Encoded:
     Raises DataError for a damaged file and for other classes.
     """
     try:
-        schema = pq.read_schema(path)
-        image = next((name for name in IMAGES if name in schema.names), IMAGES[0])
-        label = next((name for name in LABELS if name in schema.names), LABELS[0])
-        table = pq.read_table(path, columns=[image, label])
+        with path.open("rb") as file:  # pyarrow opens no path whose bytes are no text
+            table = pq.read_table(file)
+        image = next((name for name in IMAGES if name in table.column_names), IMAGES[0])
+        label = next((name for name in LABELS if name in table.column_names), LABELS[0])
         cells = table[image].to_pylist()
         pictures, paths = ([cell[part] for cell in cells] for part in ("bytes", "path"))
         labels = np.asarray(table[label].fill_null(-1).cast("int64"))
-        metadata = schema.metadata or {}
+        metadata = table.schema.metadata or {}
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
         names = json.loads(metadata.get(b"class_names", b"null"))
         names = names or ((features or {}).get(label) or {}).get("names") or list(classes)

@@ -12,7 +12,6 @@ with the colours of the border.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,8 +30,8 @@ class DataError(ValueError):
 
 
 def shown(path: str | Path) -> str:
-    """A path for messages, in which bytes that are not UTF-8 are written as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path for messages: bytes of its name that are no text are written as escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_image(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.cluster.hierarchy import DisjointSet
 from tqdm import tqdm
 
 from clad_lib.config import datasets, unknown
@@ -85,6 +84,8 @@ def units_of(images: np.ndarray, tracks: np.ndarray) -> np.ndarray:
 
     Where no image occurs twice these are the tracks themselves.
     """
+    from scipy.cluster.hierarchy import DisjointSet  # costs as much as all the rest of this module
+
     sets = DisjointSet(np.unique(tracks).tolist())
     seen: dict[bytes, int] = {}
     for image, track in zip(images, tracks.tolist(), strict=True):

@@ -321,8 +321,24 @@ def test_folders_and_classes_of_any_name(tmp_path):
     for _ in range(2):
         with pytest.warns(UserWarning, match="not a readable image"):
             train, _ = load_dataset(str(tmp_path / name))
-        assert train.class_names == (r"caf\xe9 + milk",)
+        assert train.class_names == (r"caf\udce9 + milk",)
         (train.notes[0] + train.class_names[0]).encode("utf-8")
+
+
+def test_parquet_and_cache_in_folders_of_any_name(tmp_path, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system holds UTF-8 names alone")
+    monkeypatch.setenv("CLAD_DATA", str(folder))
+    with pytest.raises(DataError, match=r"caf\\udce9/mnist-train.parquet cannot be read"):
+        load_dataset("mnist", cache=folder / "cache")
+    for part in ("train", "test"):
+        write_parquet(tmp_path / "some.parquet", [1, 2])
+        (tmp_path / "some.parquet").rename(folder / f"mnist-{part}.parquet")
+    for _ in range(2):
+        assert load_dataset("mnist", cache=folder / "cache")[0].labels.tolist() == [1, 2]
 
 
 def test_the_digits_are_a_fixed_shuffle_within_each_class():
