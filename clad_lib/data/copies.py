@@ -56,7 +56,7 @@ def find_copies(
         found = ", ".join(f"{part.dtype} {part.shape}" for part in parts)
         raise ValueError(f"images are {found}: expected uint8 (N, C, H, W); give unscaled pixels")
     every, n = np.concatenate(parts), len(parts[0])
-    digests = [hashlib.sha256(np.ascontiguousarray(image)).digest() for image in every]
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in every]
     first, kind = np.unique(digests, return_index=True, return_inverse=True)[1:]
     joined = _near(every[first], tolerance)[kind]  # (N,) number of the group
     groups = np.unique(joined, return_index=True)[1][np.unique(joined, return_inverse=True)[1]]

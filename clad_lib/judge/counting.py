@@ -1,0 +1,90 @@
+"""Metrics from counts of each class at each distinct score: one formula for data and resamples."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class ConstantScores(UserWarning):
+    """All scores are equal: the metrics are those of a guess; most likely the model collapsed."""
+
+
+def auroc(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """Chance that an anomaly scores above a normal image, ties counting half.
+
+    normal, anomalous: counts (R, G) of R samples at each of G distinct scores, rising -> (R,), as
+    for all METRICS. Equal to the formula with midranks.
+    """
+    halves = 2 * np.cumsum(normal, 1) - normal  # (R, G), twice: normal images below + half level
+    return (anomalous * halves).sum(1) / (2 * normal.sum(1) * anomalous.sum(1))
+
+
+def average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """sum_t (R_t - R_t-1) P_t; counts (R, G) by falling confidence in the positive class."""
+    hits = np.cumsum(positive, 1)
+    precision = hits / np.maximum(hits + np.cumsum(negative, 1), 1)
+    return (positive * precision).sum(1) / hits[:, -1]
+
+
+def fpr95(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """Share of anomalies accepted at the lowest threshold that accepts 95 % of normal images."""
+    accepted, missed = np.cumsum(normal, 1), np.cumsum(anomalous, 1)
+    line = (100 * accepted < 95 * accepted[:, -1:]).sum(1, keepdims=True)  # 0.95 n is not exact
+    return np.take_along_axis(missed, line, 1)[:, 0] / missed[:, -1]
+
+
+METRICS = {
+    "auroc": auroc,
+    "aupr_anomaly": lambda normal, anomalous: average_precision(
+        anomalous[:, ::-1], normal[:, ::-1]
+    ),
+    "aupr_normal": average_precision,  # normal images are found from the lowest score up
+    "fpr95": fpr95,
+}
+
+
+def counts(values: np.ndarray, truth: np.ndarray) -> list[np.ndarray]:
+    """Scores, anomaly (N,) -> counts (1, G) of normal images and of anomalies at each score."""
+    distinct, place = np.unique(values, return_inverse=True)
+    if len(distinct) == 1:
+        text = f"all {len(values)} scores are {distinct[0]:g}: AUROC is 0.5, a guess; no training?"
+        warnings.warn(text, ConstantScores, stacklevel=3)
+    return [np.bincount(place[part], minlength=len(distinct))[None] for part in (~truth, truth)]
+
+
+def checked(scores: ArrayLike, anomaly: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Scores as finite float64 (N,) and anomaly as bool (N,), both classes present."""
+    values, truth = finite(scores, "scores"), np.asarray(anomaly)
+    if truth.shape != values.shape or not np.isin(truth, (0, 1)).all():
+        raise ValueError(
+            f"scores are {values.shape}, anomaly is {truth.shape} and holds "
+            f"{np.unique(truth)[:5]}: expected True for an anomaly, False for a normal image"
+        )
+    if not 0 < truth.sum() < len(truth):
+        raise ValueError(
+            f"got {(truth == 0).sum()} normal images and {truth.sum()} anomalies: expected both; "
+            "choose a scenario whose test set has both"
+        )
+    return values, truth.astype(bool)
+
+
+def finite(values: ArrayLike, what: str) -> np.ndarray:
+    """Values as float64 (N,), N of 1 or more, all finite, or a ValueError naming them `what`."""
+    array = np.asarray(values, dtype=np.float64)
+    bad = int((~np.isfinite(array)).sum())
+    if array.ndim != 1 or not len(array) or bad:
+        raise ValueError(
+            f"{what} have shape {array.shape} and hold {bad} NaN or infinite: expected (N,) finite "
+            "numbers, one for each image; check the model"
+        )
+    return array
+
+
+def share(value: float, name: str) -> float:
+    """The value, or a ValueError that names it where it is not strictly between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} is {value!r}: expected a number strictly between 0 and 1")
+    return value
