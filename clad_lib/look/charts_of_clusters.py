@@ -1,0 +1,227 @@
+"""Latents and clusters in pictures: maps, confidence, hidden classes, how DEC settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.express as px
+from plotly.graph_objects import Figure
+
+from clad_lib.judge.metrics import finite
+from clad_lib.look import theme
+
+TSNE = ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
+LATENT = ("latent 1 (no unit)", "latent 2 (no unit)")
+
+
+def latent_scatter(
+    points: np.ndarray,
+    values: np.ndarray,
+    *,
+    continuous: bool = False,
+    meaning: str = "cluster",
+    names: Sequence[str] | None = None,
+    hover: Mapping[str, np.ndarray] | None = None,
+    axes: tuple[str, str] = TSNE,
+    title: str = "Map of the latent space",
+    note: str = "Each mark is an image; images that lie close have similar latents. Distances "
+    "between groups mean little.",
+) -> Figure:
+    """A map of points (N, 2), by categories (N,) with `names`, or `continuous` values on a scale.
+
+    meaning: what the values are, with the unit; hover: name -> (N,) to show beside the row number.
+    WebGL draws it, so that 10,000 points stay fluid.
+    """
+    x, y = (finite(each, "points").astype(np.float32) for each in np.transpose(points))
+    shown = finite(values, meaning) if continuous else theme.named(values, names, word=meaning)
+    columns = {"x": x, "y": y, "image": np.arange(len(x)), meaning: shown}
+    columns |= pd.DataFrame(hover or {}).round(4)
+    figure = px.scatter(
+        pd.DataFrame(columns).iloc[np.argsort(values, kind="stable")],
+        x="x",
+        y="y",
+        color=meaning,
+        symbol=None if continuous else meaning,
+        hover_data={name: name not in "xy" for name in columns if name != meaning},
+        render_mode="webgl",
+        template=theme.TEMPLATE,
+    )
+    size = np.clip(260 / np.sqrt(len(x)), 4, 9)
+    figure.update_traces(marker={"size": size, "line": {"width": 0.5, "color": theme.QUIET}})
+    groups = {"from": f"{min(values):.3g}", "to": f"{max(values):.3g}"}
+    groups = groups if continuous else pd.Series(shown).value_counts().sort_index()
+    bare = {"showticklabels": False, "ticks": "", "showgrid": False, "constrain": "domain"}
+    return theme.finish(
+        figure,
+        title=title,
+        note=note,
+        alt=f"{len(x)} images by {meaning}: {theme.listed(groups)}.",
+        height=640,
+        xaxis=bare | {"title": axes[0]},
+        yaxis=bare | {"title": axes[1], "scaleanchor": "x"},
+    )
+
+
+def confidence_histograms(
+    confidence: np.ndarray,
+    labels: np.ndarray,
+    *,
+    hidden: np.ndarray,
+    names: Sequence[str] | None = None,
+    title: str = "How sure each cluster is of its images",
+    note: str = "One panel a cluster. Confidence is the largest soft assignment q: mass at the "
+    "right is a clear cluster, mass at the left images that could belong elsewhere. Colours are "
+    "hidden classes, for analysis only.",
+) -> Figure:
+    """Confidence (N,) in [0, 1], a panel for each of the labels (N,), by hidden class (N,)."""
+    columns = {"confidence q": finite(confidence, "confidences"), "cluster": labels}
+    frame = pd.DataFrame(columns | {"class": theme.named(hidden, names)})
+    figure = px.histogram(
+        frame.iloc[np.argsort(hidden)],
+        x="confidence q",
+        color="class",
+        pattern_shape="class",
+        facet_col="cluster",
+        facet_col_wrap=5,
+        facet_col_spacing=0.03,
+        category_orders={"cluster": np.unique(labels)},
+        template=theme.TEMPLATE,
+    ).update_xaxes(matches=None, range=[0, 1])  # plotly loses the other range of matched axes
+    figure.update_traces(xbins={"start": 0, "end": 1, "size": 0.05})
+    figure.for_each_annotation(lambda head: head.update(text=head.text.replace("=", " ")))
+    figure.update_yaxes(title="images", col=1)
+    means = frame.groupby("cluster")["confidence q"].mean()
+    return theme.finish(
+        figure,
+        title=title,
+        note=note,
+        alt=f"Mean confidence: {theme.listed(means, '.2f')}.",
+        height=220 + 150 * -(-len(means) // 5),
+        above=20,
+        bargap=0,
+    )
+
+
+def cluster_matrix(
+    labels: np.ndarray,
+    hidden: np.ndarray,
+    *,
+    names: Sequence[str] | None = None,
+    title: str = "What the clusters hold (analysis only)",
+    note: str = "Numbers are images; a darker cell is a larger share of its cluster, so that a "
+    "pure cluster has one dark cell. Hidden classes enter no step of training.",
+) -> Figure:
+    """Images of each hidden class (N,) in each cluster (N,); sorted by main class."""
+    counts = pd.crosstab(np.asarray(labels), np.asarray(hidden))
+    counts = counts.iloc[np.lexsort((-counts.max(axis=1), counts.to_numpy().argmax(axis=1)))]
+    figure = px.imshow(
+        counts.div(counts.sum(axis=1), axis=0).to_numpy(),
+        x=theme.named(counts.columns, names),
+        y=counts.index.astype(str),
+        labels={"x": "hidden class", "y": "cluster", "color": "share of the cluster"},
+        color_continuous_scale=theme.SHADES,
+        zmin=0,
+        zmax=1,
+        aspect="auto",
+    )
+    figure.update_traces(text=counts, texttemplate="%{text}", textfont_color=theme.INK)
+    return theme.finish(
+        figure.update_traces(xgap=2, ygap=2),
+        title=title,
+        note=f"{note} Purity: {counts.max(axis=1).sum() / len(labels):.3f}.",
+        alt=f"{len(counts)} clusters, {counts.shape[1]} hidden classes.",
+        height=max(400, 200 + 30 * len(counts)),
+        coloraxis_colorbar_tickformat=".0%",
+        xaxis_type="category",
+        yaxis_type="category",
+    )
+
+
+def cluster_health(
+    shares: np.ndarray,
+    churn: np.ndarray,
+    entropy: np.ndarray,
+    *,
+    dead_share: float = 0.05,
+    tolerance: float = 1e-3,
+    title: str = "Health of the clusters",
+    note: str = "Left: dashed is an even share; a bar below the dotted line is a dead cluster. "
+    "Middle: training stops when churn falls below the line. Right: entropy of q falls as "
+    "assignments become certain, from 1 to 0.",
+) -> Figure:
+    """Shares (K,) of the images, churn (epochs,) of labels, and entropy (epochs,) in [0, 1].
+
+    dead_share: the part of an even share below which a cluster is dead; tolerance: the churn that
+    stops training.
+    """
+    parts = {"share of the images": shares, "labels changed": churn, "entropy of q": entropy}
+    series = {
+        name: pd.Series(values if len(values) else [np.nan]) for name, values in parts.items()
+    }
+    frame = pd.concat(series, names=["panel", "at"]).rename("value").reset_index()
+    last = frame.groupby("panel", sort=False).value.last().dropna()
+    frame["at"] += frame.panel != "share of the images"  # epochs from 1, clusters from 0
+    panels = {"facet_col": "panel", "facet_col_spacing": 0.08, "template": theme.TEMPLATE}
+    figure = px.bar(frame, x="at", y="value", **panels)
+    figure.update_xaxes(matches=None).update_yaxes(matches=None, showticklabels=True)
+    figure.for_each_annotation(lambda head: head.update(text=head.text.partition("=")[2]))
+    even = 1 / len(shares)
+    figure.add_hline(even, line=theme.DASHED, col=1)
+    figure.add_hline(dead_share * even, line=theme.DOTTED, col=1)
+    figure.add_hline(tolerance, line=theme.DOTTED, col=2)
+    return theme.finish(
+        figure,
+        title=title,
+        note=note,
+        alt=f"{sum(shares < dead_share * even)} of {len(shares)} clusters are dead. Last values: "
+        f"{theme.listed(last, '.4f')}.",
+        above=24,
+        xaxis_title="cluster",
+        xaxis2_title="epoch",
+        xaxis3_title="epoch",
+        yaxis={"title": "", "tickformat": ".0%"},
+        yaxis2_tickformat=".1~%",
+        yaxis3_range=[0, 1.02],
+    )
+
+
+def dec_animation(
+    latents: np.ndarray,
+    centroids: np.ndarray,
+    labels: np.ndarray,
+    *,
+    drawn: int = 300,
+    axes: tuple[str, str] = LATENT,
+    title: str = "DEC, epoch by epoch",
+    note: str = "Marks are images, coloured by pseudo-label; crosses are the centroids. Play, or "
+    "drag the slider: no kernel is needed.",
+) -> Figure:
+    """Latents (E, N, 2), centroids (E, K, 2) and pseudo-labels (E, N) at each of E epochs.
+
+    A random choice of `drawn` images is drawn. The still picture shows the last epoch.
+    """
+    few = np.random.default_rng(0).permutation(latents.shape[1])[:drawn]
+    epochs, clusters = centroids.shape[:2]
+    points = np.concatenate([latents[:, few], centroids], axis=1)  # (E, n + K, 2)
+    frame = pd.DataFrame(points.reshape(-1, 2), columns=axes)
+    frame["epoch"] = np.repeat(np.arange(epochs), points.shape[1])
+    low, high = frame.min() - frame.std() / 5, frame.max() + frame.std() / 5
+    ends = {"range_x": [low.iloc[0], high.iloc[0]], "range_y": [low.iloc[1], high.iloc[1]]}
+    figure = px.scatter(frame, x=axes[0], y=axes[1], animation_frame="epoch", **ends)
+    looks = [theme.look(k) for k in range(clusters)]
+    for step, group in zip(figure.frames, labels[:, few], strict=True):
+        step.data[0].marker = {
+            "color": [looks[k].colour for k in group] + ["white"] * clusters,
+            "symbol": [looks[k].symbol for k in group] + ["x"] * clusters,
+            "size": np.repeat([6, 13], [len(group), clusters]),
+            "line": {"color": theme.INK, "width": np.repeat([0, 2], [len(group), clusters])},
+        }
+    # without a transition, in which plotly would morph one symbol into another
+    still = {"frame": {"duration": 500, "redraw": True}, "transition": {"duration": 0}}
+    figure.layout.updatemenus[0].buttons[0].args = [None, still]
+    figure.update_traces(figure.frames[-1].data[0]).layout.sliders[0].active = epochs - 1
+    moved = f"{np.mean(labels[0] != labels[-1]):.1%} of the images change their cluster."
+    told = f"{epochs} epochs, {clusters} centroids; {moved}"
+    return theme.finish(figure, title=title, note=note, alt=told, height=600)
