@@ -91,6 +91,7 @@ class Config:
     # beyond the paper
     patch_features: int = 1024  # numbers that describe an image, for each size of patch
     patch_images: int = 20_000  # training images remembered, at most
+    rotation_views: int = 160_000  # turned images that the rotation network is trained on
 
     # the published code's defects, off unless measured on purpose (protocol paper_compat)
     noisy_latents: bool = False  # the encoder adds N(0, 1) sigma noise when it predicts too

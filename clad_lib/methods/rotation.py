@@ -1,0 +1,111 @@
+"""Which way up is it? A network that tells quarter turns apart is unsure of what it never saw.
+
+Rotation prediction (Golan & El-Yaniv 2018; Hendrycks et al. 2019) times the pseudo-labels of the
+latent classes: the network names the cluster and the turn of an image together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from clad_lib.clad.networks import Clusters, ResNet18, Trained, channel_statistics
+from clad_lib.clad.training import fit, infer, precision
+from clad_lib.config import Settings, datasets
+from clad_lib.data.scenarios import Split
+from clad_lib.methods.distances import NEAREST, SCORES, PartScorer, neighbours
+
+TURNS = 4
+HELD_OUT = 0.1  # share of the training tracks that the network does not see: what is normal for it
+
+
+def turned(images: Tensor) -> Tensor:
+    """Images (N, C, S, S) in the four quarter turns, one turn after the other: (4 N, C, S, S)."""
+    return torch.cat([torch.rot90(images, turn, (2, 3)) for turn in range(TURNS)])
+
+
+def held_out(tracks: np.ndarray, *, seed: int) -> Tensor:
+    """Which training images (N,) the network is not trained on: whole tracks, at least one."""
+    names, place = np.unique(tracks, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return torch.from_numpy(np.isin(place, order[: max(1, int(HELD_OUT * len(names)))]))
+
+
+def rotation_network(split: Split, settings: Settings, clusters: Clusters) -> Trained:
+    """ResNet-18 fitted to name cluster and turn of `rotation_views` turned training images.
+
+    Also reads stem, rotation_batch and rotation_lr. Photographs are mirrored at random.
+    """
+    kept = ~held_out(split.train_tracks, seed=settings.seed)
+    images, labels = split.train[kept], torch.from_numpy(clusters.labels)[kept]
+    each = settings.rotation_views // TURNS  # the number of images, each of them in four turns
+    if len(images) > each:
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))
+        images, labels = images[rows[:each]], labels[rows[:each]]
+    statistics = dict(zip(("mean", "std"), channel_statistics(images), strict=True))
+    classes = TURNS * (int(clusters.labels.max()) + 1)
+    model = ResNet18(*images.shape[1:3], classes=classes, stem=settings.stem, **statistics)
+    mirrored = datasets().get(split.scenario.dataset, {}).get("mirror", False)
+
+    def loss(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        if mirrored:
+            flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(flip, images.flip(3), images)
+        turns = torch.arange(TURNS, device=labels.device)[:, None]
+        with precision(images.device):
+            return cross_entropy(model(turned(images)), (TURNS * labels + turns).flatten())
+
+    losses = fit(
+        model.to(settings.device),
+        loss,
+        images,
+        labels,
+        epochs=max(1, round(each / len(images))),
+        batch_size=max(2, settings.clf_batch // TURNS),
+        lr=settings.clf_lr,
+        schedule="onecycle",
+        seed=settings.seed,
+        title="rotation",
+        progress=settings.progress,
+    )
+    return Trained(model, losses)
+
+
+class RotationScorer(PartScorer):
+    """Images (N, C, S, S) -> scores (N,): doubt about their turns, and distance of their features.
+
+    `normals` are those of training images that the network was not trained on; `accuracy` is the
+    share of their turns that it names right, a monitor that needs no anomaly.
+    """
+
+    def __init__(self, model: ResNet18, known: Tensor, held: Tensor):
+        self.model, self.known = model, views(model, known)[:, TURNS:]
+        self.accuracy = float((views(model, held)[:, :TURNS] > np.log(0.5)).float().mean())
+        super().__init__(("turn", SCORES[0]), tuple(held.shape[1:]), self.distances(held))
+
+    def distances(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) -> minus the summed log-probabilities of the right turns, and the
+        mean distance to the NEAREST training images: (N, 2)."""
+        seen = views(self.model, images)
+        near, _ = neighbours(seen[:, TURNS:], self.known, k=min(NEAREST, len(self.known)))
+        return torch.stack([-seen[:, :TURNS].sum(1), near.mean(1)], 1)
+
+
+def views(model: ResNet18, images: Tensor) -> Tensor:
+    """The log-probability of the right turn of each view (N, 4), then features (N, 512)."""
+
+    def look(batch: Tensor) -> Tensor:
+        features = model.features(turned(batch))  # (4 N, 512)
+        shares = model.logits(features).log_softmax(1).view(TURNS, len(batch), -1, TURNS)
+        right = shares.logsumexp(2).diagonal(dim1=0, dim2=2)  # (N, 4)
+        return torch.cat([right, features.view(TURNS, len(batch), -1).mean(0).float()], 1)
+
+    return infer(model, images, function=look, batch_size=256, bf16=True)
+
+
+def rotation(split: Split, settings: Settings, rotation_network: Trained) -> RotationScorer:
+    """The row Rotation: its normals are the training images that the network did not see."""
+    held = held_out(split.train_tracks, seed=settings.seed)
+    return RotationScorer(rotation_network.model, split.train[~held], split.train[held])

@@ -1,0 +1,59 @@
+"""Fused: p-values and their sum by brute force, and the rule of its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+
+from clad_lib.methods.fused import FusedScorer, trust
+
+
+class Expert:
+    """An expert whose score is the first pixel."""
+
+    def __init__(self, normals):
+        self.normals = torch.as_tensor(normals, dtype=torch.float32)
+
+    def __call__(self, images):
+        return images[:, 0, 0, 0]
+
+
+def images_of(values) -> torch.Tensor:
+    return torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1, 1)
+
+
+def test_the_sum_by_brute_force():
+    random = np.random.default_rng(0)
+    normals = {"a": random.normal(size=50), "b": random.normal(size=20)}
+    values, weights = random.normal(size=30), {"a": 1.0, "b": 0.4}
+    scorer = FusedScorer({name: Expert(each) for name, each in normals.items()}, weights)
+    by_hand = [
+        -sum(
+            weights[name] * np.log((1 + sum(n >= v for n in each)) / (len(each) + 1))
+            for name, each in normals.items()
+        )
+        for v in values
+    ]
+    np.testing.assert_allclose(scorer(images_of(values)), by_hand, rtol=1e-5)
+
+
+def test_p_values_are_uniform_on_fresh_normals():
+    random = np.random.default_rng(1)
+    scorer = FusedScorer({"a": Expert(random.normal(size=4000))}, {"a": 1.0})
+    p_values = scorer.p_values(images_of(random.normal(size=1000)))["a"]
+    assert kstest(p_values, "uniform").pvalue > 0.01
+
+
+def test_an_expert_of_weight_zero_says_nothing():
+    normals, values = torch.linspace(-1, 1, 30), images_of([0.5, -0.2, 3.0])
+    both = FusedScorer({"a": Expert(normals), "b": Expert(-(normals**2))}, {"a": 1.0, "b": 0.0})
+    alone = FusedScorer({"a": Expert(normals)}, {"a": 1.0})
+    assert torch.equal(both(values), alone(values))
+
+
+def test_trust_is_nothing_at_chance_and_one_at_the_top():
+    assert trust(0.25) == trust(0.1) == 0
+    assert trust(1.0) == pytest.approx(1)
+    assert 0 < trust(0.5) < trust(0.9) < 1

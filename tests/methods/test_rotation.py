@@ -1,0 +1,118 @@
+"""Rotation: its views, what it holds out, its budget, and what must not change its scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from clad_lib.clad.networks import ResNet18
+from clad_lib.clad.training import seeded
+from clad_lib.config import Settings, make_config
+from clad_lib.data.reading import ImageData
+from clad_lib.data.scenarios import Scenario, make_split
+from clad_lib.methods.rotation import held_out, rotation, rotation_network, turned, views
+
+
+@pytest.fixture(scope="module")
+def split():
+    data = load_digits()
+    images = (data.images[:, None] * 255 / 16).round().astype(np.uint8)
+    images = images.repeat(2, axis=2).repeat(2, axis=3)
+    names = tuple("0123456789")
+    tracks = np.arange(len(images))
+    train = ImageData(images[:1300], data.target[:1300], tracks[:1300], names)
+    test = ImageData(images[1300:], data.target[1300:], tracks[1300:], names)
+    return make_split(train, test, Scenario("digits", "x", "x", (4, 7)), seed=0)
+
+
+def clusters_of(split, count: int = 2):
+    return SimpleNamespace(labels=np.arange(len(split.train)) % count)
+
+
+def settings_with(**more) -> Settings:
+    return Settings.everything(make_config(**more), device=torch.device("cpu"))
+
+
+def trained(split, seed: int = 0, **more):
+    settings = settings_with(seed=seed, **more)
+    with seeded(seed):
+        return rotation_network(split, settings, clusters_of(split)), settings
+
+
+@pytest.fixture(scope="module")
+def scorer(split):
+    network, settings = trained(split, rotation_views=6000)
+    return rotation(split, settings, network)
+
+
+def test_four_turns_one_after_the_other():
+    images = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4)
+    four = turned(images).view(4, 2, 3, 4, 4)
+    assert torch.equal(four[0], images)
+    assert torch.equal(four[2], images.flip(2, 3))
+    assert torch.equal(four[1].transpose(2, 3).flip(3), images)  # turned back by hand
+    assert torch.equal(turned(four[3])[2:4], images)
+
+
+def test_whole_tracks_are_held_out():
+    tracks = np.repeat(np.arange(40), 5)
+    held = held_out(tracks, seed=0).numpy()
+    assert held.sum() == 20
+    assert not set(tracks[held]) & set(tracks[~held])
+    assert held_out(np.array([7, 7, 8]), seed=0).sum() in (1, 2)
+    assert not np.array_equal(held, held_out(tracks, seed=1).numpy())
+
+
+def test_views_are_those_of_each_turn_alone():
+    with seeded(0):
+        model = ResNet18(1, 16, classes=12).eval()
+    images = torch.rand(3, 1, 16, 16)
+    seen = views(model, images)
+    with torch.no_grad():
+        for turn in range(4):
+            batch = torch.stack([torch.rot90(image, turn, (1, 2)) for image in images])
+            shares = model(batch).softmax(1)
+            right = sum(shares[:, 4 * cluster + turn] for cluster in range(3))
+            torch.testing.assert_close(seen[:, turn], right.log(), rtol=0.05, atol=0.05)
+        features = torch.stack([model.features(part) for part in turned(images).split(3)]).mean(0)
+    torch.testing.assert_close(seen[:, 4:], features, rtol=0.05, atol=0.05)
+
+
+def test_the_budget_is_a_number_of_views(split):
+    kept = int((~held_out(split.train_tracks, seed=0)).sum())
+    few, _ = trained(split, rotation_views=400)  # fewer than one epoch of four views
+    assert len(few.losses) == 1
+    more, _ = trained(split, rotation_views=3 * 4 * kept)
+    assert len(more.losses) == 3
+
+
+def test_turns_of_held_out_normals_are_told_and_anomalies_are_not(split, scorer):
+    assert scorer.accuracy > 0.7
+    scores, anomaly = scorer(split.test).numpy(), split.answers.test_anomaly
+    assert (scores[anomaly][:, None] > scores[~anomaly]).mean() > 0.75
+    assert set(scorer.parts(split.test[:5])) == {"turn", "nearest neighbours"}
+
+
+def test_normals_are_the_images_held_out(split, scorer):
+    held = held_out(split.train_tracks, seed=0)
+    torch.testing.assert_close(scorer(split.train[held]), scorer.normals)
+
+
+def test_an_image_upside_down_is_anomalous(split, scorer):
+    images = split.test[~split.answers.test_anomaly]
+    upright, over = (scorer.parts(each)["turn"] for each in (images, images.flip(2, 3)))
+    assert (over > upright).float().mean() > 0.8
+
+
+def test_hidden_classes_change_nothing(split):
+    other = replace(
+        split, answers=replace(split.answers, train_class=split.answers.train_class[::-1])
+    )
+    networks = [trained(each, rotation_views=200)[0] for each in (split, other)]
+    one, two = (network.model.state_dict() for network in networks)
+    assert all(torch.equal(one[name], two[name]) for name in one)
