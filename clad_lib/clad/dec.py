@@ -150,8 +150,8 @@ def fit_dec(
     dead = cluster_health(soft.numpy()).dead
     converged = not dead and bool(churn) and churn[-1] < tolerance
     if dead:
-        cure = "k-means' are kept; fewer clusters or a smaller dec_lr may help"
-        warnings.warn(f"DEC left clusters {dead} of {clusters} empty: {cure}", stacklevel=2)
+        told = f"DEC left {len(dead)} of {clusters} clusters empty: k-means' are kept"
+        warnings.warn(f"{told}; fewer clusters or a smaller dec_lr may help", stacklevel=2)
         soft = torch.cat([soft_assignment(part, centroids) for part in latents.split(1024)])
         labels = start.labels_
     else:

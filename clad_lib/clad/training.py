@@ -113,7 +113,7 @@ def fit(
     model.to(memory_format=torch.channels_last)  # convolutions run 1.3 to 1.4 times as fast
     sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
     if sizes[-1] == 1 < len(sizes) and any(isinstance(m, _BatchNorm) for m in model.modules()):
-        sizes[-2:] = [batch_size + 1]
+        sizes[-2:] = [batch_size + 1]  # one image has no spread to normalise by
     epochs = epochs_for(count, epochs=epochs, batch_size=batch_size, min_steps=min_steps)
     steps, order = epochs * len(sizes), torch.Generator().manual_seed(seed)
     stepping = _stepping(model, optimizer, schedule, lr, momentum, weight_decay, steps)

@@ -99,7 +99,8 @@ def test_the_autoencoder_stays_as_it_is():
     images, _ = blobs(20)
     model = autoencoder()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fit_dec(model, images, clusters=3, epochs=1, batch_size=32, lr=0.01, seed=0, progress=False)
+    options = dict(clusters=3, epochs=1, batch_size=32, lr=0.01, optimizer="sgd", seed=0)
+    fit_dec(model, images, **options, progress=False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -167,7 +168,7 @@ def test_a_dead_cluster_falls_back_to_kmeans_with_its_own_confidence_and_health(
         return soft / soft.sum(1, keepdim=True)
 
     monkeypatch.setattr(dec.DEC, "forward", forward)
-    with pytest.warns(UserWarning, match=r"clusters \(1,\) of 3 empty: k-means' are kept"):
+    with pytest.warns(UserWarning, match="DEC left 1 of 3 clusters empty: k-means' are kept"):
         result = fitted(images, epochs=1)
     assert result.source == "k-means"
     assert not result.converged
