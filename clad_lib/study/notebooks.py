@@ -1,17 +1,15 @@
-"""The notebooks: where they are, which are meant, executing them with papermill, their pictures."""
+"""The notebooks: where they are, which are meant, and executing them with papermill."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from clad_lib.study.engine import Study
 
 ON_REQUEST = ("07_ablations", "09_your_own_images")  # they train again, or on other images
-PLOTLY = "application/vnd.plotly.v1+json"
 PATIENCE = 10  # seconds that a notebook gets to end when it is interrupted
 LONGEST = 95  # bytes of a folder for sockets; systems allow 103 with the socket's own name
 ENVIRONMENT = {
@@ -39,16 +36,6 @@ get_ipython().reset(new_session=True)
 
 class NotebookError(RuntimeError):
     """A notebook that is not there, or that stopped: which cell, which error, where it lies."""
-
-
-class Picture(NamedTuple):
-    """A picture in an executed notebook: a plotly figure as a dict, a PNG, or both."""
-
-    name: str
-    title: str
-    alt: str
-    figure: dict[str, Any] | None
-    png: bytes
 
 
 def notebook_folder() -> Path:
@@ -239,20 +226,3 @@ def _papermill(
 def _literal(path: Path) -> str:
     """A path in which papermill, which takes it for a format string, finds nothing to replace."""
     return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def pictures_of(notebook: Path) -> list[Picture]:
-    """The pictures in the outputs of an executed notebook, in order."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    found: list[Picture] = []
-    for output in [output for cell in cells for output in cell.get("outputs", [])]:
-        data = output.get("data", {})
-        figure, png = data.get(PLOTLY), base64.b64decode("".join(data.get("image/png", "")))
-        if figure or png:
-            stored = output.get("metadata", {}).get("image/png", {})
-            about = (figure or {}).get("layout", {}).get("meta") or stored
-            title = about.get("title", "picture")
-            slug = "_".join(re.findall(r"[a-z0-9]+", title.lower())[:5])
-            name = f"{notebook.stem}-{len(found) + 1}-{slug}"
-            found.append(Picture(name, title, about.get("alt", title), figure, png))
-    return found

@@ -1,14 +1,11 @@
 """Choosing, copying and executing notebooks, and everything that stops them, on tiny ones."""
 
-import json
 import os
 import re
 import tempfile
 from pathlib import Path
 
 import nbformat
-import numpy as np
-import plotly.graph_objects as go
 import pytest
 
 from clad_lib.config import make_config
@@ -318,33 +315,3 @@ finally:
     assert not mark.exists()
     assert not thread.is_alive()
     assert len(raised) == 1
-
-
-def test_pictures_have_a_name_a_title_and_words(tmp_path):
-    figure = go.Figure(go.Scatter(x=np.arange(3), y=np.arange(3)))
-    figure.update_layout(meta={"title": "ROC curves: two", "alt": "Two curves."})
-    shown = json.loads(figure.to_json())
-    output = nbformat.v4.new_output("display_data", {notebooks.PLOTLY: shown})
-    drawn = nbformat.v4.new_output(
-        "display_data",
-        {"image/png": "iVBORw0K"},
-        metadata={"image/png": {"alt": "A map.", "title": "Map"}},
-    )
-    text = nbformat.v4.new_output("stream", text="no picture")
-    document = nbformat.v4.new_notebook()
-    document.cells = [
-        nbformat.v4.new_markdown_cell("# Title"),
-        nbformat.v4.new_code_cell("figure", outputs=[text, output]),
-        nbformat.v4.new_code_cell("figure", outputs=[drawn]),
-    ]
-    nbformat.write(document, tmp_path / "05_made.ipynb")
-    one, other = notebooks.pictures_of(tmp_path / "05_made.ipynb")
-    assert (one.name, one.title, one.alt) == (
-        "05_made-1-roc_curves_two",
-        "ROC curves: two",
-        "Two curves.",
-    )
-    assert one.figure == shown
-    assert one.png == b""
-    assert (other.name, other.alt, other.figure) == ("05_made-2-map", "A map.", None)
-    assert other.png == b"\x89PNG\r\n"
