@@ -59,7 +59,7 @@ def boundary_panels(
     x (Gx,), y (Gy,), of which the least counts, with a threshold and the two shares of a heading.
     """
     kinds = {f"latent class {k}": theme.look(k) for k in np.unique(labels)}
-    kinds["anomaly"] = theme.ANOMALOUS
+    kinds |= {"anomaly": theme.ANOMALOUS}
     few, odd = (np.random.default_rng(0).permutation(len(p))[:drawn] for p in (normals, anomalies))
     points = pd.DataFrame(np.concatenate([normals[few], anomalies[odd]]), columns=AXES)
     points["kind"] = [*theme.named(labels[few], word="latent class"), *["anomaly"] * len(odd)]
@@ -85,10 +85,9 @@ def boundary_panels(
         template=theme.TEMPLATE,
     )
     for column, side in enumerate(sides.values(), start=1):
+        least = side.scores.min(0).astype(np.float32)
         level = {"type": "constraint", "operation": ">", "value": side.threshold.value}
-        region = Contour(
-            x=x, y=y, z=side.scores.min(0).astype(np.float32), contours=level, showlegend=False
-        )
+        region = Contour(x=x, y=y, z=least, contours=level, showlegend=False)
         region.update(fillcolor="rgba(31,58,110,0.13)", line_color=theme.NORMAL.colour)
         figure.add_trace(region, row=1, col=column)
     figure.for_each_annotation(lambda head: head.update(text=head.text.partition("=")[2]))
@@ -162,14 +161,9 @@ def auroc_bars(
     }
     figure = px.bar(table, x="auroc", error_x="above", error_x_minus="below", **panels)
     figure.update_traces(marker_color=theme.PALETTE[-1], error_x_color=theme.INK)
-    diamond = {
-        "symbol": "diamond",
-        "size": 9,
-        "color": "white",
-        "line_color": theme.INK,
-        "line_width": 1.8,
-    }
-    figure.add_traces(px.scatter(table, x="paper", **panels).update_traces(marker=diamond).data)
+    diamond = {"symbol": "diamond", "size": 9, "color": "white", "line_color": theme.INK}
+    paper = px.scatter(table, x="paper", **panels)
+    figure.add_traces(paper.update_traces(marker=diamond, marker_line_width=1.8).data)
     figure.add_vline(0.5, line=theme.DOTTED)
     figure.for_each_annotation(lambda head: head.update(text=head.text.partition("=")[2]))
     # plotly loses the other range of matched axes

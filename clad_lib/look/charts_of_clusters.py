@@ -48,10 +48,9 @@ def latent_scatter(
         render_mode="webgl",
         template=theme.TEMPLATE,
     )
-    size = np.clip(260 / np.sqrt(len(x)), 4, 9)
-    figure.update_traces(marker={"size": size, "line": {"width": 0.5, "color": theme.QUIET}})
-    groups = {"from": f"{min(values):.3g}", "to": f"{max(values):.3g}"}
-    groups = groups if continuous else pd.Series(shown).value_counts().sort_index()
+    figure.update_traces(marker_size=np.clip(260 / np.sqrt(len(x)), 4, 9), marker_line_width=0.5)
+    ends = {"from": f"{min(values):.3g}", "to": f"{max(values):.3g}"}
+    groups = ends if continuous else pd.Series(shown).value_counts().sort_index()
     bare = {"showticklabels": False, "ticks": "", "showgrid": False, "constrain": "domain"}
     return theme.finish(
         figure,
@@ -76,8 +75,8 @@ def confidence_histograms(
     "hidden classes, for analysis only.",
 ) -> Figure:
     """Confidence (N,) in [0, 1], a panel for each of the labels (N,), by hidden class (N,)."""
-    columns = {"confidence q": finite(confidence, "confidences"), "cluster": labels}
-    frame = pd.DataFrame(columns | {"class": theme.named(hidden, names)})
+    q, kinds = finite(confidence, "confidences"), theme.named(hidden, names)
+    frame = pd.DataFrame({"confidence q": q, "cluster": labels, "class": kinds})
     figure = px.histogram(
         frame.iloc[np.argsort(hidden)],
         x="confidence q",
@@ -157,14 +156,17 @@ def cluster_health(
     stops training.
     """
     parts = {"share of the images": shares, "labels changed": churn, "entropy of q": entropy}
-    series = {
-        name: pd.Series(values if len(values) else [np.nan]) for name, values in parts.items()
-    }
+    series = {name: pd.Series(part if len(part) else [np.nan]) for name, part in parts.items()}
     frame = pd.concat(series, names=["panel", "at"]).rename("value").reset_index()
-    last = frame.groupby("panel", sort=False).value.last().dropna()
     frame["at"] += frame.panel != "share of the images"  # epochs from 1, clusters from 0
-    panels = {"facet_col": "panel", "facet_col_spacing": 0.08, "template": theme.TEMPLATE}
-    figure = px.bar(frame, x="at", y="value", **panels)
+    figure = px.bar(
+        frame,
+        x="at",
+        y="value",
+        facet_col="panel",
+        facet_col_spacing=0.08,
+        template=theme.TEMPLATE,
+    )
     figure.update_xaxes(matches=None).update_yaxes(matches=None, showticklabels=True)
     figure.for_each_annotation(lambda head: head.update(text=head.text.partition("=")[2]))
     even = 1 / len(shares)
@@ -175,8 +177,8 @@ def cluster_health(
         figure,
         title=title,
         note=note,
-        alt=f"{sum(shares < dead_share * even)} of {len(shares)} clusters are dead. Last values: "
-        f"{theme.listed(last, '.4f')}.",
+        alt=f"{sum(shares < dead_share * even)} of {len(shares)} clusters are dead; "
+        f"last churn and entropy: {[*churn[-1:], *entropy[-1:]] or 'none'}.",
         above=24,
         xaxis_title="cluster",
         xaxis2_title="epoch",
@@ -208,8 +210,14 @@ def dec_animation(
     frame = pd.DataFrame(points.reshape(-1, 2), columns=axes)
     frame["epoch"] = np.repeat(np.arange(epochs), points.shape[1])
     low, high = frame.min() - frame.std() / 5, frame.max() + frame.std() / 5
-    ends = {"range_x": [low.iloc[0], high.iloc[0]], "range_y": [low.iloc[1], high.iloc[1]]}
-    figure = px.scatter(frame, x=axes[0], y=axes[1], animation_frame="epoch", **ends)
+    figure = px.scatter(
+        frame,
+        x=axes[0],
+        y=axes[1],
+        animation_frame="epoch",
+        range_x=[low.iloc[0], high.iloc[0]],
+        range_y=[low.iloc[1], high.iloc[1]],
+    )
     looks = [theme.look(k) for k in range(clusters)]
     for step, group in zip(figure.frames, labels[:, few], strict=True):
         step.data[0].marker = {
@@ -222,6 +230,11 @@ def dec_animation(
     still = {"frame": {"duration": 500, "redraw": True}, "transition": {"duration": 0}}
     figure.layout.updatemenus[0].buttons[0].args = [None, still]
     figure.update_traces(figure.frames[-1].data[0]).layout.sliders[0].active = epochs - 1
-    moved = f"{np.mean(labels[0] != labels[-1]):.1%} of the images change their cluster."
-    told = f"{epochs} epochs, {clusters} centroids; {moved}"
-    return theme.finish(figure, title=title, note=note, alt=told, height=600)
+    return theme.finish(
+        figure,
+        title=title,
+        note=note,
+        alt=f"{epochs} epochs, {clusters} centroids; {np.mean(labels[0] != labels[-1]):.1%} of the "
+        "images change their cluster.",
+        height=600,
+    )

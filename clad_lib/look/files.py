@@ -32,9 +32,13 @@ def write_figure(figure: Figure, stem: str | Path, *, scale: float = 2) -> list[
     machine for anything. Each file appears whole or not at all. Raises StoreError when the folder
     cannot be written to.
     """
-    alt, config = html.escape(alt_text(figure)), {"responsive": True, "displaylogo": False}
-    shared = {"full_html": False, "include_plotlyjs": "directory", "auto_play": False}
-    drawn = figure.to_html(config=config, **shared)
+    drawn = figure.to_html(
+        config={"responsive": True, "displaylogo": False},
+        auto_play=False,
+        include_plotlyjs="directory",
+        full_html=False,
+    )
+    alt = html.escape(alt_text(figure))
     page = PAGE.format(title=alt.partition(". ")[0], alt=alt, figure=drawn)
     files = {f"{stem}.html": page, f"{stem}.png": png_bytes(figure, scale=scale)}
     written = {Path(name): content for name, content in files.items() if content is not None}

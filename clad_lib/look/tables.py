@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import zlib
 from collections.abc import Collection
-from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -45,8 +44,3 @@ def results_table(
     table.set_properties(subset=words, **{"text-align": "left"})
     table.set_caption(f"<b>{html.escape(caption)}</b><br>{html.escape(note)}")
     return table.hide(axis="index").format_index(escape="html", axis="columns")
-
-
-def markdown(frame: pd.DataFrame, **settings: Any) -> str:
-    """Return the table in Markdown, under the settings of `results_table`."""
-    return repr(results_table(frame, caption="", **settings))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clad_lib.look.tables import markdown, results_table
+from clad_lib.look.tables import results_table
 
 FRAME = pd.DataFrame(
     {
@@ -100,7 +100,7 @@ def test_unknown_columns_are_refused():
 
 
 def test_markdown_has_as_many_cells_in_every_line():
-    text = markdown(FRAME, best=BEST, decimals=2)
+    text = repr(results_table(FRAME, caption="t", best=BEST, decimals=2))
     lines = text.splitlines()
     assert lines[0] == "| method | AUROC | FPR | images |"
     assert lines[1] == "| --- | --- | --- | --- |"
@@ -111,7 +111,7 @@ def test_markdown_has_as_many_cells_in_every_line():
 def test_a_notebook_stores_the_same_bytes_every_time():
     tables = [results_table(FRAME, caption="t") for _ in range(2)]
     assert tables[0].to_html() == tables[1].to_html()
-    assert repr(tables[0]) == repr(tables[1]) == markdown(FRAME)
+    assert repr(tables[0]) == repr(tables[1]) == str(tables[0])
     other = results_table(FRAME, caption="another")
     ids = [re.search('table id="([^"]+)"', each.to_html())[1] for each in (tables[0], other)]
     assert ids[0] != ids[1]
