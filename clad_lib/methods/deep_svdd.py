@@ -175,7 +175,7 @@ def fit_deep_svdd(
     callback = solve_radius if soft else None
     train(sphere, training, seed + 2, title="DeepSVDD", on_epoch_end=callback)
     check_spread(infer(network, images, function=network.embed), network.centre.cpu())
-    return FittedScorer(partial(infer, network), tuple(images.shape[1:]))
+    return FittedScorer(partial(infer, network.eval()), tuple(images.shape[1:]))
 
 
 def _reconstruction(network: DeepSVDDNetwork, images: Tensor) -> Tensor:

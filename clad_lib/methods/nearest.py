@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.neighbors import LocalOutlierFactor
 from torch import Tensor
 
@@ -74,13 +76,18 @@ def image_bytes(split: Split, settings: Settings) -> FittedScorer:
 
     For images of 1 or 3 channels.
     """
-    from torchvision.io import encode_png  # the import takes seconds
 
     def score(images: Tensor) -> Tensor:
-        levels = as_unit(images).mul(255).round().byte()
-        return torch.tensor([encode_png(each).numel() for each in levels.cpu()])
+        levels = as_unit(images).mul(255).round().byte().movedim(1, -1)  # (N, H, W, C)
+        return torch.tensor([_png_bytes(each) for each in levels.cpu().numpy()])
 
     return FittedScorer(score, tuple(split.train.shape[1:]))
+
+
+def _png_bytes(image: np.ndarray) -> int:
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
+    return file.tell()
 
 
 def feature_norm(split: Split, settings: Settings, autoencoder: Trained) -> FittedScorer:

@@ -113,7 +113,8 @@ def test_a_third_of_the_epochs_is_at_a_tenth_of_the_rate(zeros, monkeypatch):
     monkeypatch.setattr(deep_svdd, "fit", spy)
     config = make_config("digits", "CUR", profile="smoke", deep_pretraining=9, deep_training=3)
     split = type("Split", (), {"train": zeros[0]})
-    deep_svdd.deep_svdd(split, Settings.everything(config))
+    reads = ("nu", "deep_objective", "deep_pretraining", "deep_training", "deep_min_steps")
+    deep_svdd.deep_svdd(split, Settings(config, reads, progress=False))
     # 3 epochs of one batch are fewer than deep_min_steps = 4
     assert seen == [(6, 1e-4, 0), (3, 1e-5, 1), (3, 1e-4, 2), (1, 1e-5, 3)]
 

@@ -9,8 +9,9 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.svm import OneClassSVM
 
+from clad_lib.config import Settings, make_config
 from clad_lib.data.reading import load_dataset
-from clad_lib.methods.kernel import fit_ocsvm, fit_svdd
+from clad_lib.methods.kernel import fit_ocsvm, fit_svdd, ocsvm, svdd
 from clad_lib.methods.scorers import NotApplicable
 
 FITS = (fit_ocsvm, fit_svdd)
@@ -130,3 +131,10 @@ def test_images_all_alike_and_one_image_have_an_answer(fit):
     same = torch.full((5, 1, 4, 4), 0.5)
     assert torch.isfinite(fit(same)(small_images(3))).all()
     assert torch.isfinite(fit(same[:1])(small_images(3))).all()
+
+
+@pytest.mark.parametrize(("method", "fit"), [(ocsvm, fit_ocsvm), (svdd, fit_svdd)])
+def test_as_methods_they_read_nu_alone(method, fit, zeros):
+    split = type("Split", (), {"train": zeros[0]})
+    settings = Settings(make_config("digits", "CUR", nu=0.3, seed=4), ("nu",))
+    assert torch.equal(method(split, settings)(zeros[1]), fit(zeros[0], nu=0.3, seed=4)(zeros[1]))

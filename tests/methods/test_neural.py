@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from clad_lib.clad.networks import ConvAutoencoder, channel_statistics
+from clad_lib.clad.networks import ConvAutoencoder, Trained, channel_statistics
 from clad_lib.clad.training import infer, seeded
+from clad_lib.config import Settings, make_config
 from clad_lib.data.reading import load_dataset
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods import neural
-from clad_lib.methods.scorers import NotApplicable
+from clad_lib.methods.scorers import NotApplicable, encoder_features
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +43,6 @@ def fitted(monkeypatch):
     return seen
 
 
-def test_the_features_are_the_encoders_and_a_copy(zeros, autoencoder):
-    encoder = neural.encoder_features(autoencoder)
-    before = infer(encoder, zeros[0])
-    with torch.no_grad():
-        latents = autoencoder.to_latent(before)
-    found = infer(autoencoder, zeros[0], function=autoencoder.encode)
-    assert before.shape == (len(zeros[0]), 512)
-    assert torch.allclose(latents, found, atol=1e-5)
-    changed = ConvAutoencoder(1, 16, latent=4)
-    encoder = neural.encoder_features(changed)
-    before = infer(encoder, zeros[0])
-    with torch.no_grad():
-        changed.encoder[0].weight.zero_()
-    assert torch.equal(infer(encoder, zeros[0]), before)
-
-
 def test_ocnn_ends_with_r_as_the_quantile_of_its_responses(zeros, autoencoder):
     scorer = neural.fit_ocnn(zeros[0], autoencoder, nu=0.2, epochs=5, progress=False)
     scores = scorer(zeros[0])
@@ -72,7 +57,7 @@ def test_ocnn_lowers_its_objective_and_scores_r_minus_the_response(zeros, autoen
             zeros[0], autoencoder, nu=0.1, epochs=epochs, seed=3, progress=False
         )
         v, w = (weight.detach() for weight in fitted[-1][0].parameters())
-        features = infer(neural.encoder_features(autoencoder), zeros[0])
+        features = infer(encoder_features(autoencoder), zeros[0])
         x = features / features.square().sum(1).mean().sqrt()
         response = torch.sigmoid(x @ v.T) @ w[0]
         r = torch.quantile(response, 0.1)
@@ -108,15 +93,17 @@ def test_the_same_seed_gives_the_same_finite_score_an_image(fit, short, zeros, a
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("fit", [neural.fit_ocnn, neural.fit_occnn])
-def test_bad_input_is_named_with_the_cure(fit, zeros, autoencoder):
+@pytest.mark.parametrize(
+    ("fit", "short"), [(neural.fit_ocnn, dict(epochs=1)), (neural.fit_occnn, dict(steps=2))]
+)
+def test_bad_input_is_named_with_the_cure(fit, short, zeros, autoencoder):
     broken = zeros[0].float() / 255
     broken[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
         fit(broken, autoencoder)
     with pytest.raises(NotApplicable, match="got 0 training"):
         fit(zeros[0][:0], autoencoder)
-    scorer = fit(zeros[0][:30], autoencoder, lr=1e-3, progress=False)
+    scorer = fit(zeros[0], autoencoder, progress=False, **short)
     with pytest.raises(ValueError, match="resize"):
         scorer(torch.zeros(2, 1, 8, 8))
 
@@ -124,3 +111,18 @@ def test_bad_input_is_named_with_the_cure(fit, zeros, autoencoder):
 def test_a_share_outside_0_to_1_is_refused(zeros, autoencoder):
     with pytest.raises(ValueError, match=r"nu is 1\.5"):
         neural.fit_ocnn(zeros[0], autoencoder, nu=1.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "fit", "reads", "values"),
+    [
+        (neural.ocnn, neural.fit_ocnn, ("nu", "ocnn_epochs"), dict(nu=0.3, epochs=2)),
+        (neural.occnn, neural.fit_occnn, ("occnn_steps",), dict(steps=10)),
+    ],
+)
+def test_as_methods_they_read_what_they_declare(method, fit, reads, values, zeros, autoencoder):
+    config = make_config("digits", "CUR", profile="smoke", nu=0.3, seed=4)
+    settings = Settings(config, reads, progress=False)
+    scorer = method(type("Split", (), {"train": zeros[0]}), settings, Trained(autoencoder, None))
+    expected = fit(zeros[0], autoencoder, seed=4, progress=False, **values)
+    assert torch.equal(scorer(zeros[1]), expected(zeros[1]))

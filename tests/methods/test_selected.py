@@ -12,23 +12,34 @@ import torch
 
 from clad_lib.clad import scores
 from clad_lib.clad.networks import ConvAutoencoder, Trained
-from clad_lib.clad.training import TrainingError, seeded, train_classifier
+from clad_lib.clad.training import seeded, train_classifier
 from clad_lib.config import Settings, make_config
 from clad_lib.data.scenarios import load_split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods import selected
 from clad_lib.methods.scorers import NotApplicable
 
-CONFIG = make_config("digits", "CUR", profile="smoke", min_steps=20)
+CONFIG = make_config(
+    "digits", "CUR", profile="smoke", min_steps=8, clf_batch=32, max_train=120, max_test=90
+)
 TRAINS = ("stem", "clf_epochs", "clf_lr", "clf_batch", "clf_schedule", "min_steps")
 TRAINS += ("hidden_statistics",)
-FOLDS = ("folds", "withheld", "fold_epochs", "odin_factor", *TRAINS)
+FOLDS = ("folds", "withheld", "fold_epochs", "odin_factor")
+FOLDS += tuple(name for name in TRAINS if name != "clf_epochs")
 CHOICE = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
 
 
 def view(*reads, **overrides):
     config = dataclasses.replace(CONFIG, **overrides)
     return Settings(config, reads, device=torch.device("cpu"), progress=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_grid():
+    """Every fourth epsilon, since each is a pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selected, "EPSILONS", scores.EPSILONS[::4])
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +111,8 @@ def test_with_fewer_than_three_pseudo_classes_there_are_no_folds():
 
 def test_every_score_is_rated_in_every_fold_with_the_settings_that_are_declared(simulations):
     table = simulations.table
-    grid = len(scores.TEMPERATURES) * len(scores.EPSILONS)
-    assert (table.groupby("fold").score.value_counts().unstack().ODIN == grid).all()
+    grid = len(scores.TEMPERATURES) * len(selected.EPSILONS)
+    assert set(table.groupby("fold").score.value_counts().unstack().ODIN) == {grid}
     assert len(table) == CONFIG.folds * (grid + len(selected.ONE_PASS))
     assert table.auroc.between(0, 1).all()
     assert set(table.score) == {"ODIN", *selected.ONE_PASS}
@@ -120,29 +131,26 @@ def test_a_fold_is_rated_by_a_classifier_that_never_saw_the_withheld(split, clus
             epochs=CONFIG.fold_epochs,
         ).model
     tested = split.train[fold.tested]
-    step = scores.odin(model, tested, temperature=10.0, epsilon=0.0112).numpy()
+    step = scores.odin(model, tested, temperature=10.0, epsilon=0.0056).numpy()
     largest = -scores.outputs(model, tested).logits.double().amax(1).numpy()
     table = simulations.table[simulations.table.fold == 1]
-    odin = table[(table.score == "ODIN") & (table.temperature == 10) & (table.epsilon == 0.0112)]
+    odin = table[(table.score == "ODIN") & (table.temperature == 10) & (table.epsilon == 0.0056)]
     assert odin.auroc.item() == auroc(step, fold.withheld)
     found = table[table.score == "MaxLogit"].auroc.item()
     assert found == pytest.approx(auroc(largest, fold.withheld))
 
 
-@pytest.mark.parametrize("setting", [{"stem": "published"}, {"clf_lr": 1e4}, {"clf_batch": 7}])
+@pytest.mark.parametrize("setting", [{"stem": "published"}, {"clf_lr": 1e-5}, {"clf_batch": 7}])
 def test_settings_that_train_a_classifier_change_what_is_simulated(
     setting, split, clusters, simulations
 ):
-    try:
-        other = selected.simulations(split, view(*FOLDS, **setting), clusters).table
-    except TrainingError:  # the learning rate took effect
-        return
-    assert not np.allclose(other.auroc, simulations.table.auroc)
+    other = selected.simulations(split, view(*FOLDS, folds=1, **setting), clusters).table
+    assert not np.allclose(other.auroc, simulations.table.auroc[: len(other)])
 
 
 def test_the_defect_multiplies_the_steps_of_the_grid(split, clusters, simulations):
-    other = selected.simulations(split, view(*FOLDS, odin_factor=True), clusters).table
-    table = simulations.table
+    other = selected.simulations(split, view(*FOLDS, folds=1, odin_factor=True), clusters).table
+    table = simulations.table[: len(other)]
     same = (table.score != "ODIN") | (table.epsilon == 0)
     assert np.array_equal(table.auroc[same], other.auroc[same])
     assert not np.allclose(table.auroc[~same], other.auroc[~same])
@@ -216,7 +224,7 @@ def test_the_oracle_is_an_upper_bound_over_the_grid_and_the_one_pass_scores(
         classifier.model,
         split.test,
         temperatures=scores.TEMPERATURES,
-        epsilons=scores.EPSILONS,
+        epsilons=selected.EPSILONS,
         unit=unit,
     )
     others = [auroc(values, anomaly) for values in grid.reshape(-1, len(anomaly))]
@@ -250,8 +258,8 @@ def test_labels_change_nothing_but_the_oracle(split, clusters, simulations, clas
         for field in dataclasses.fields(split.answers)
     }
     other = dataclasses.replace(split, answers=type(split.answers)(**shuffled))
-    again = selected.simulations(other, view(*FOLDS), clusters)
-    pd.testing.assert_frame_equal(again.table, simulations.table)
+    again = selected.simulations(other, view(*FOLDS, folds=1), clusters).table
+    pd.testing.assert_frame_equal(again, simulations.table[: len(again)])
     one, two = (
         selected.selected(each, view(*CHOICE), simulations, classifier, *one_pass)
         for each in (split, other)
