@@ -65,14 +65,16 @@ def study(
     from clad_lib.look import report
     from clad_lib.study import notebooks as runner
     from clad_lib.study.engine import open_study
-    from clad_lib.study.parallel import run_study
+    from clad_lib.study.batch import run_study
 
     config = _config(dataset, scenario, profile, seed, size, settings)
     chosen = runner.choose_notebooks(notebooks)
     opened = open_study(config, runs=runs.resolve(), device=device)  # fails before any kernel
-    executed = run_study(opened, chosen, device=device, say=typer.echo)
-    for line in report.closing_lines(opened, executed):
+    ended = run_study(opened, chosen, device=device, say=typer.echo)
+    for line in report.closing_lines(opened, ended):
         typer.echo(line)
+    if ended.lacking:
+        raise typer.Exit(1)
 
 
 @app.command()
