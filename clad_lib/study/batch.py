@@ -168,7 +168,7 @@ def _drive(
 def _task(job: Job, before: Sequence[Outcome], device: str, work: Work, owner: str) -> Outcome:
     """What a worker does: no row that stands on one that failed; a notebook shows what there is."""
     bad = [outcome for outcome in before if outcome.status != "done"]
-    if bad and job.shows is None:
+    if bad and job.shows != () and not jobs.shown(job):
         refused = all(outcome.status == "refused" for outcome in bad)
         return Outcome(job.key, "refused" if refused else "blocked", 0.0, f"needs {bad[0].key}")
     return work(job, device, cluster.kernel_of(get_worker(), owner, device))

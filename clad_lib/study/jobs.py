@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from clad_lib.config import Config
 from clad_lib.study.stages import Places, needed, row, rows, short_hash
-from clad_lib.study.store import write_atomically
+from clad_lib.study.store import RECORD, write_atomically
 
 COPIES = "copies"  # the row that the metrics of every method read
 SPLIT = ("dataset", "scenario", "seed", "split", "size", "calibration", "max_train", "max_test")
@@ -114,12 +114,18 @@ def is_done(job: Job) -> bool:
     """Whether the row is there; for a notebook, whether it was executed after all that it shows."""
     if job.shows is None:
         return job.places.has(job.step)
-    folders = [job.places.path(name) for name in job.shows if job.places.has(name)]
+    made = [job.places.path(name) / RECORD for name in job.shows if job.places.has(name)]
     executed = job.places.root / job.key
-    if job.again or not folders or not executed.is_file():
+    if job.again or not made or not executed.is_file():
         return False
-    newest = max(folder.stat().st_mtime for folder in folders)
-    return newest <= executed.stat().st_mtime
+    return max(path.stat().st_mtime for path in made) <= executed.stat().st_mtime
+
+
+def shown(job: Job) -> list[str]:
+    """What a notebook can show of what it is about: its methods or, without any, its stages."""
+    names = job.shows or ()
+    methods = [name for name in names if row(name).block]
+    return [name for name in methods or names if job.places.has(name)]
 
 
 def execute(job: Job, device: str, kernel: Any) -> Outcome:
@@ -149,9 +155,9 @@ def _execute(job: Job, device: str, kernel: Any, draft: Path) -> None:
         notebooks.execute(ROW, draft, known | {"only": [job.step]}, kernel, fresh=False)
         draft.unlink()
     else:
-        shown = [name for name in job.shows if row(name).block and job.places.has(name)]
+        only = [name for name in shown(job) if row(name).block]
         source = notebooks.notebook_folder() / f"{job.step}.ipynb"
-        notebooks.execute(source, draft, known | ({"only": shown} if shown else {}), kernel)
+        notebooks.execute(source, draft, known | ({"only": only} if only else {}), kernel)
         kept = job.places.root / job.key
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(draft, kept)

@@ -2,12 +2,17 @@
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import psutil
 import pytest
 
 from clad_lib.config import make_config
@@ -99,10 +104,9 @@ def test_what_stands_on_a_failure_is_blocked_and_the_rest_goes_on(tmp_path):
     report = run(planned)
     ended = {job.step: outcome.status for job, outcome in report.ended}
     assert ended["classifier"] == "failed"
-    assert {ended[name] for name in ("ODIN", "outputs", "MSP", "odin_grid")} == {"blocked"}
-    assert {ended[name] for name in ("OCSVM", "OCNN", "06_baselines", "03_self_labelling")} == {
-        "done"
-    }
+    blocked = ("ODIN", "outputs", "MSP", "odin_grid", "04_classifier", "05_odin_scoring")
+    assert {ended[name] for name in blocked} == {"blocked"}
+    assert {ended[name] for name in set(ended) - {*blocked, "classifier"}} == {"done"}
     assert report.lacking["ODIN"].startswith("needs digits/CUR/classifier-")
     told = batch.in_words("T", report)
     assert f"{report.count('done')} done, 1 failed, " in told[0]
@@ -126,12 +130,14 @@ def test_a_failure_stays_until_it_is_retried(tmp_path):
 def test_a_method_that_does_not_apply_is_no_failure(tmp_path):
     """One row that cannot run ends nothing: its outcome, kept, says why."""
     (tmp_path / "simulations.refuses").touch()
-    planned = planned_for(tmp_path, methods=("Selected", "MSP"))
+    (tmp_path / "SVDD.refuses").touch()
+    planned = planned_for(tmp_path, methods=("Selected", "MSP", "SVDD"))
     report = run(planned)
     ended = {job.step: outcome for job, outcome in report.ended}
     assert ended["simulations"].status == ended["Selected"].status == "refused"
     assert ended["simulations"].error == "NotApplicable: 3 images"
     assert ended["MSP"].status == ended["05_odin_scoring"].status == "done"
+    assert ended["06_baselines"].status == "refused"  # it has nothing to show
     assert report.count("failed", "blocked") == 0
     assert run(planned).lacking == report.lacking
     assert ran(tmp_path).count("simulations") == 1
@@ -270,3 +276,227 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+# From here on: the real command, real kernels and notebooks, and kills at any moment.
+
+STUDY = """profile = "smoke"
+seeds = [0]
+methods = ["ODIN", "OCSVM", "SVDD", "OCNN"]
+[scenarios]
+digits = ["CUR"]
+[overrides]
+clusters = {clusters}
+"""
+ROWS = ("ODIN", "OCSVM", "SVDD", "OCNN")  # methods, each of which leaves scores
+NOTEBOOKS = 5  # 02 to 06
+JOBS = 10 + NOTEBOOKS  # copies, autoencoder, latent_map, clusters, classifier, odin_grid, methods
+
+
+def command(root, *arguments, clusters=4):
+    study = Path(root).parent / f"study{clusters}.toml"
+    study.write_text(STUDY.format(clusters=clusters), encoding="utf-8")
+    line = [sys.executable, "-m", "clad_lib", "batch", str(study), "--runs", str(root)]
+    return [*line, "--device", "cpu", *arguments]
+
+
+def start(line, **options):
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def finish(process, status=0):
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == status, said[-3000:]
+    assert "Traceback" not in said
+    return said
+
+
+def measured(root):
+    """method -> (scores, metrics but for memory), of every finished method in a runs folder."""
+    found = {}
+    for path in Path(root).glob("*/*/*/seed*/metrics.json"):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics.pop("peak_memory_mb")
+        name = path.parts[-3]
+        assert name not in found
+        found[name] = pd.read_parquet(path.with_name("scores.parquet")), metrics
+    return found
+
+
+def assert_same(root, reference):
+    one, other = measured(root), measured(reference)
+    assert set(one) == set(other)
+    for name, (scores, metrics) in one.items():
+        pd.testing.assert_frame_equal(scores, other[name][0])
+        assert metrics == other[name][1]
+    assert len(list(Path(root).glob("*/*/*/seed*/*.ipynb"))) == NOTEBOOKS
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    root = tmp_path_factory.mktemp("reference") / "runs"
+    finish(start(command(root, "--workers", "2")))
+    return root
+
+
+@pytest.mark.slow
+def test_everything_is_made_and_found_again(reference):
+    assert {name.partition("-")[0] for name in measured(reference)} == set(ROWS)
+    files = [path for path in reference.rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files if "batches" not in path.parts}
+    said = finish(start(command(reference)))
+    assert f"{JOBS} done, 0 failed, 0 blocked" in said
+    kept = {path: time for path, time in before.items() if path.name != "report.html"}
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    said = finish(start(command(reference, "--dry-run")))
+    assert f"{JOBS} jobs, {JOBS} done, 0 left" in said
+
+
+@pytest.mark.slow
+def test_a_row_that_raises_is_kept_and_the_rest_goes_on(tmp_path):
+    line = command(tmp_path / "runs", "--workers", "2", clusters=5000)  # more than images
+    said = finish(start(line), status=1)
+    assert "9 done, 1 failed, 5 blocked" in said
+    kept = list((tmp_path / "runs" / "failures").rglob("clusters.ipynb"))
+    assert len(kept) == 1
+    assert "ValueError" in kept[0].read_text(encoding="utf-8")
+    rows = journal(tmp_path / "runs")
+    finish(start(line), status=1)  # not tried again unless asked
+    again = [row["status"] for row in journal(tmp_path / "runs")[len(rows) :]]
+    assert set(again) == {"blocked"}
+    finish(start([*line, "--retry-failed"]), status=1)
+    more = journal(tmp_path / "runs")[len(rows) + len(again) :]
+    assert [row["status"] for row in more].count("failed") == 1
+
+
+def kernels_of(process):
+    below = psutil.Process(process.pid).children(recursive=True)
+    return [each for each in below if "ipykernel_launcher" in " ".join(each.cmdline())]
+
+
+def disturb(root, seed, kills):
+    """Run a batch to its end while killing parts of it at random moments; the kinds of kills."""
+    random, delivered, process = np.random.default_rng(seed), [], None
+    while len(delivered) < kills:
+        if process is None or process.poll() is not None:
+            if process is not None and process.returncode == 0:
+                break
+            process = start(command(root, "--workers", "2"), start_new_session=True)
+        kind = ("driver", "kernel")[(seed + len(delivered)) % 2]
+        time.sleep(random.uniform(3, 25))
+        try:
+            found = kernels_of(process) if kind == "kernel" else [psutil.Process(process.pid)]
+            if found and process.poll() is None:
+                os.kill(found[int(random.integers(len(found)))].pid, signal.SIGKILL)
+                delivered.append(kind)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            continue
+        if kind == "driver":
+            process.communicate(timeout=60)
+    if process.poll() is None:
+        process.communicate(timeout=400)
+    finish(start(command(root, "--workers", "2", "--retry-failed")))
+    return delivered
+
+
+@pytest.mark.slow
+def test_kills_lose_nothing_and_double_nothing(reference, tmp_path):
+    assert disturb(tmp_path / "runs", seed=0, kills=2) == ["driver", "kernel"]
+    assert_same(tmp_path / "runs", reference)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(reference, tmp_path):
+    delivered, seed = [], 0
+    while len(delivered) < 20:
+        seed += 1
+        root = tmp_path / str(seed) / "runs"
+        root.parent.mkdir()
+        delivered += disturb(root, seed, kills=20 - len(delivered))
+        assert_same(root, reference)
+    assert set(delivered) == {"driver", "kernel"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_an_interrupt_leaves_no_half_and_the_same_command_goes_on(reference, tmp_path):
+    root = tmp_path / "runs"
+    process = start(command(root, "--workers", "2"))
+    deadline = time.monotonic() + 120
+    while not list(root.glob("*/*/*/.seed*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert not list(root.glob("*/*/*/.seed*"))
+    assert not (root / "failures").exists()
+    finish(start(command(root, "--workers", "2")))
+    assert_same(root, reference)
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_share_the_work(reference, tmp_path):
+    pair = [start(command(tmp_path / "runs", "--workers", "1")) for _ in range(2)]
+    for process in pair:
+        assert f"{JOBS} done" in finish(process)
+    assert_same(tmp_path / "runs", reference)
+    computed = [row["key"] for row in journal(tmp_path / "runs") if row["seconds"] > 0]
+    assert len(set(computed)) == len(computed) == JOBS
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_command_and_it_goes_on_later(reference, tmp_path):
+    root = tmp_path / "small"
+    root.mkdir()
+    small = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(root)]
+    if subprocess.run(small, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        said = finish(start(command(root, "--workers", "1")), status=1)
+        assert "free some space" in said
+        assert not list(root.glob("*/*/*/.seed*"))
+        assert not list((root / "failures").glob("*"))
+        subprocess.run(["mount", "-o", "remount,size=1g", str(root)], check=True)
+        finish(start(command(root, "--workers", "2")))
+        assert_same(root, reference)
+    finally:
+        subprocess.run(["umount", "-l", str(root)], check=True)
+
+
+def running_cluster(port):
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    common, here = [sys.executable, "-m", "dask"], ["--no-dashboard"]
+    scheduler = [*common, "scheduler", "--host", "127.0.0.1", "--port", str(port), *here]
+    address = f"tcp://127.0.0.1:{port}"
+    workers = [*common, "worker", address, "--nthreads", "1", "--nworkers", "2", *here]
+    return [subprocess.Popen(line, **quiet) for line in (scheduler, workers)]
+
+
+def stop(processes):
+    for process in processes:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_and_comes_back(reference, tmp_path):
+    port = free_port()
+    running = running_cluster(port)
+    try:
+        process = start(command(tmp_path / "runs", "--scheduler", f"tcp://127.0.0.1:{port}"))
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/*/*/*/seed*/config.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        stop(running)
+        time.sleep(2)
+        running = running_cluster(port)
+        finish(process)
+    finally:
+        stop(running)
+    assert_same(tmp_path / "runs", reference)
