@@ -52,12 +52,12 @@ def image_files(folder: str | Path, *, strict: bool = False) -> tuple[list[Path]
             skipped.append(Skipped(path, reason))
         elif os.path.isdir(path):
             try:
-                entries = list(path.iterdir())
+                entries = sorted(path.iterdir(), reverse=True)
             except OSError as error:
                 skipped.append(Skipped(path, f"a folder that cannot be read ({error.strerror})"))
                 continue
             places[os.path.realpath(path)] = path
-            # the last is the next: links wait until all that they may lead to was read
+            # The last is the next: links wait until all that they may lead to was read.
             waiting[:0] = [entry for entry in entries if os.path.islink(entry)]
             waiting += [entry for entry in entries if not os.path.islink(entry)]
         else:
