@@ -46,17 +46,18 @@ def cache_folder(cache: str | Path | None = None) -> Path:
     return Path(platformdirs.user_cache_dir("clad"))
 
 
-def cache_contents(cache: str | Path | None = None) -> dict[Path, int]:
-    """The files of decoded images with their bytes; downloads lie beside them, in `downloads`."""
-    return {path: path.stat().st_size for path in sorted(cache_folder(cache).glob(PATTERN))}
+def cache_contents(cache: str | Path | None = None) -> list[tuple[Path, float]]:
+    """The files of decoded images and their megabytes; downloads lie beside, in `downloads`."""
+    files = sorted(cache_folder(cache).glob(PATTERN))
+    return [(file, file.stat().st_size / 1e6) for file in files]
 
 
 def clear_cache(cache: str | Path | None = None) -> int:
-    """Remove the decoded images, which are decoded again when needed; the bytes that this frees."""
+    """Remove the decoded images, which are decoded again when needed; returns how many files."""
     contents = cache_contents(cache)
-    for path in contents:
+    for path, _ in contents:
         path.unlink(missing_ok=True)
-    return sum(contents.values())
+    return len(contents)
 
 
 def cached(path: Path, make: Callable[[], ImageData]) -> ImageData:

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from clad_lib.config import datasets, unknown
 from clad_lib.data.cache import ImageData, cache_file, cache_folder, cached
+from clad_lib.data.cache import cache_contents as cache_contents  # for those who read
+from clad_lib.data.cache import clear_cache as clear_cache
 from clad_lib.data.downloads import download, fetched, read_parquet
 from clad_lib.data.folders import image_files, in_words, read_folder
 from clad_lib.data.pictures import DataError, highest_values, read_image, shown
