@@ -16,7 +16,7 @@ from torch.nn.functional import kl_div
 from clad_lib.clad.networks import Clusters, ConvAutoencoder, Trained
 from clad_lib.clad.training import device_of, fit, infer
 from clad_lib.config import Settings
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 
 DEAD_SHARE = 0.05  # a cluster with less than this share of an even share is dead
 

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from clad_lib.clad.networks import Trained
 from clad_lib.clad.training import infer
 from clad_lib.config import Settings
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 
 EXAGGERATION = 12  # van der Maaten (2014); held for the first third of the iterations, 250 at most
 MANY = 10_000  # more points than these are drawn faster by openTSNE, see benchmarks/tsne.py

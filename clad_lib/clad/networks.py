@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d, unfold
 from torch.nn.grad import conv2d_input
 
 from clad_lib.config import Encoder, Settings, Stem
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 
 SMALLEST_STD = 1 / 255  # a constant channel is divided by one grey level, not by zero
 

@@ -24,7 +24,7 @@ from clad_lib.clad.posthoc import (
 )
 from clad_lib.clad.training import as_unit, device_of, evaluating, infer, precision
 from clad_lib.config import Settings, Unit
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 
 PUBLISHED_ODIN_FACTOR = 50 / (79 / 255)  # of ODIN's step in standardised units, 161.4
 TEMPERATURES = (1.0, 10.0, 1000.0)  # among which ODIN is searched

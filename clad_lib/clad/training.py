@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from clad_lib.clad.networks import Clusters, ConvAutoencoder, ResNet18, Trained, statistics
 from clad_lib.config import Optimiser, Schedule, Settings
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 
 
 class TrainingError(RuntimeError):

@@ -57,6 +57,15 @@ def load_dataset(
     return train, test
 
 
+def source_of(name: str) -> str:
+    """Where `load_dataset(name)` takes its images from, in words."""
+    if name == "digits":
+        return "embedded in scikit-learn"
+    if name not in datasets():
+        return "a folder"
+    return "Parquet in CLAD_DATA" if os.environ.get("CLAD_DATA") else "the official download"
+
+
 def to_download(name: str, *, root: Path | None = None, cache: Path | None = None) -> str:
     """What `load_dataset(name)` would fetch from the network, in words; empty for nothing.
 

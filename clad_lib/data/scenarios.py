@@ -4,58 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clad_lib.config import Config, datasets, unknown
 from clad_lib.data.pictures import DataError
-from clad_lib.data.reading import ImageData, load_dataset, to_download, units_of
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """The labels that count as normal; every other class of the data set is anomalous."""
-
-    dataset: str
-    name: str
-    title: str
-    normal: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Hidden classes and test labels, for analysis only: no training or calibration reads them."""
-
-    train_class: np.ndarray
-    calibration_class: np.ndarray
-    test_class: np.ndarray
-    test_anomaly: np.ndarray
-
-
-@dataclass(frozen=True)
-class Split:
-    """train and calibration: normal images; test: normal and anomalous. uint8 (N, C, H, W).
-
-    *_index: rows of the data set's training or test part. *_tracks: equal for images that are not
-    independent of each other, since they show one object or are copies of one image; training and
-    calibration share none, and those of the test are numbered by themselves.
-    """
-
-    scenario: Scenario
-    train: Tensor
-    calibration: Tensor
-    test: Tensor
-    answers: Answers
-    class_names: tuple[str, ...]
-    train_index: np.ndarray
-    calibration_index: np.ndarray
-    test_index: np.ndarray
-    train_tracks: np.ndarray
-    calibration_tracks: np.ndarray
-    test_tracks: np.ndarray
+from clad_lib.data.reading import ImageData, load_dataset, source_of, to_download, units_of
+from clad_lib.data.split import Answers, Scenario, Split
 
 
 def scenarios_of(dataset: str) -> dict[str, Scenario]:
@@ -185,7 +142,7 @@ def load_split(config: Config) -> Split:
         get_scenario(config.dataset, config.scenario)  # a wrong name is refused before a download
     train, test = load_dataset(config.dataset, size=config.size, split=config.split)
     scenario = get_scenario(config.dataset, config.scenario, class_names=train.class_names)
-    return make_split(
+    split = make_split(
         train,
         test,
         scenario,
@@ -194,6 +151,7 @@ def load_split(config: Config) -> Split:
         max_train=config.max_train,
         max_test=config.max_test,
     )
+    return replace(split, source=source_of(config.dataset))
 
 
 def split_key(split: Split) -> str:

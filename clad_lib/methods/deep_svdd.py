@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clad_lib.clad.training import TrainingError, as_unit, epochs_for, fit, infer, seeded
 from clad_lib.config import Objective, Settings
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 from clad_lib.methods.scorers import FittedScorer, check_training
 
 BATCH = 200

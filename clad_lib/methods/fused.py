@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clad_lib.clad.networks import Trained
 from clad_lib.config import Settings
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 from clad_lib.judge.guarantees import conformal_p_values
 from clad_lib.methods.distances import PartScorer
 from clad_lib.methods.patches import patches

@@ -12,7 +12,7 @@ from sklearn.svm import OneClassSVM
 from torch import Tensor
 
 from clad_lib.config import Settings
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 from clad_lib.methods.scorers import check_shape, check_training, pixels
 
 Gamma = float | Literal["scale", "median"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from clad_lib.clad.networks import Trained
 from clad_lib.clad.training import as_unit, infer
 from clad_lib.config import Settings
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 from clad_lib.judge.metrics import Interval, bootstrap
 from clad_lib.methods.scorers import FittedScorer, check_training, encoder_features, pixels
 

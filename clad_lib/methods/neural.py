@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clad_lib.clad.networks import Trained
 from clad_lib.clad.training import device_of, epochs_for, fit, infer, seeded
 from clad_lib.config import Settings
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 from clad_lib.methods.scorers import FittedScorer, check_training, encoder_features
 
 

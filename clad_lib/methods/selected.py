@@ -28,7 +28,7 @@ from clad_lib.clad.scores import (
 )
 from clad_lib.clad.training import infer, seeded, train_classifier
 from clad_lib.config import Settings, Unit
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.scorers import NotApplicable
 

@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from clad_lib.clad.scores import Scored
 from clad_lib.clad.training import gains_from_bf16, pick_device, seeded
 from clad_lib.config import Config, Settings, as_dict, check_fields
-from clad_lib.data.scenarios import Split, load_split, split_key
+from clad_lib.data.scenarios import load_split, split_key
+from clad_lib.data.split import Split
 from clad_lib.study import measure
 from clad_lib.study.stages import Places, function_of, row, settings_of, short_hash
 from clad_lib.study.store import (
@@ -136,7 +137,7 @@ class Study:
 
     def _write_scores(self, draft: Path, name: str, made: Any) -> None:
         scored = made if isinstance(made, Scored) else apply(made, self.split)
-        copies = None if name == "copies" else self["copies"].test_in_train
+        copies = self["copies"].test_in_train
         table, metrics = measure.measure(
             self.config, self.split, scored, method=name, copies=copies
         )
@@ -151,7 +152,7 @@ class Study:
             "protocol": protocol or self.config.protocol,
             "settings": settings_of(name, self.config),
             "data": self.places.data,
-            "source": getattr(self.split, "source", "unknown"),
+            "source": self.split.source,
             "seconds": round(seconds, 2),
         }
         text = json.dumps(record | self.conditions | stamp(), indent=1)
@@ -199,7 +200,8 @@ def apply(scorer: Any, split: Split) -> Scored:
     """The scores of a fitted method on calibration and test images."""
     parts = (scorer(part) for part in (split.calibration, split.test))
     calibrated, tested = (np.asarray(part, dtype=np.float64) for part in parts)
-    return Scored(calibrated, tested)
+    method = getattr(scorer, "method", None)  # how a kernel method was solved
+    return Scored(calibrated, tested, extra={} if method is None else {"method": str(method)})
 
 
 def load_scores(folder: Path) -> Scores:

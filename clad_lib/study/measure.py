@@ -10,7 +10,7 @@ import pandas as pd
 
 from clad_lib.clad.scores import Scored
 from clad_lib.config import Config
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 from clad_lib.judge import guarantees, metrics
 from clad_lib.study.store import peak_memory_mb
 

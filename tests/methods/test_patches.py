@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from clad_lib.config import Settings, make_config
-from clad_lib.data.scenarios import Scenario, make_split
+from clad_lib.data.scenarios import make_split
+from clad_lib.data.split import Scenario
 from clad_lib.methods import distances
 from clad_lib.methods.patches import (
     PatchScorer,

@@ -14,7 +14,8 @@ from clad_lib.clad.networks import ResNet18
 from clad_lib.clad.training import seeded
 from clad_lib.config import Settings, make_config
 from clad_lib.data.reading import ImageData
-from clad_lib.data.scenarios import Scenario, make_split
+from clad_lib.data.scenarios import make_split
+from clad_lib.data.split import Scenario
 from clad_lib.methods.rotation import held_out, rotation, rotation_network, turned, views
 
 
