@@ -8,6 +8,7 @@ import warnings
 
 import typer
 
+from clad_lib import detector_commands  # noqa: F401  adds its commands to the app
 from clad_lib.commands import app
 
 INTERRUPTED = 130  # how Typer reports ctrl-C
