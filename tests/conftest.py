@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-
 torch.set_num_threads(1)
 
 
@@ -30,7 +29,9 @@ def make_data():
 
     def make(labels, *, tracks=None, channels=1, size=8, seed=0) -> ImageData:
         labels = np.asarray(labels, dtype=np.int64)
-        images = np.random.default_rng(seed).integers(0, 256, (len(labels), channels, size, size), dtype=np.uint8)
+        images = np.random.default_rng(seed).integers(
+            0, 256, (len(labels), channels, size, size), dtype=np.uint8
+        )
         tracks = np.arange(len(labels)) if tracks is None else np.asarray(tracks, dtype=np.int64)
         return ImageData(images, labels, tracks, tuple(f"c{k}" for k in range(10)))
 
