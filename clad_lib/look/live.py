@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 from functools import cache
+from typing import Any
 
 import anywidget
 import ipywidgets as ipw
@@ -17,6 +18,7 @@ export default { render({ model, el }) {
   const label = document.createElement("label"), range = document.createElement("input");
   const shown = document.createElement("output"), name = document.createElement("span");
   range.type = "range";
+  range.dataset.lmSuppressShortcuts = "";  // JupyterLab's, which would take the arrow keys away
   label.append(name, range, shown);
   label.className = "clad-range";
   el.append(label);
@@ -135,6 +137,7 @@ async function render({ model, el }) {
   tip.hidden = true;
   el.style.cssText += "position: relative; width: 100%";
   el.append(box, tip);
+  box.dataset.lmSuppressShortcuts = "";
   box.setAttribute("role", acts ? "application" : "img");
   if (acts) box.tabIndex = 0;
   const Plotly = await (globalThis.cladPlotly ??= load(model));
@@ -205,7 +208,7 @@ class Figure(anywidget.AnyWidget):
 
     _esm = FIGURE
     script = traitlets.Instance(Script).tag(sync=True, **ipw.widget_serialization)
-    traces = traitlets.List().tag(sync=True)
+    traces: Any = traitlets.List().tag(sync=True)
     frame, narrow = (traitlets.Dict().tag(sync=True) for _ in range(2))
     alt, tip = (traitlets.Unicode().tag(sync=True) for _ in range(2))
     acts = traitlets.Bool(False).tag(sync=True)

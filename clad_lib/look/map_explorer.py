@@ -13,6 +13,7 @@ from clad_lib.clad.posthoc import msp
 from clad_lib.look import parts
 from clad_lib.look.charts_of_clusters import latent_scatter
 from clad_lib.look.live import Figure, plotly_script
+from clad_lib.look.theme import INK, QUIET
 from clad_lib.study.engine import Study
 
 HALF = 12  # images of a selection on each of two lines
@@ -20,7 +21,9 @@ HELP = (
     "Point at an image, click to open its cluster, draw a lasso or a box to select. By keyboard: "
     "arrows move from image to image, Enter opens the cluster, the space bar selects 24 around it."
 )
-FRAME: dict[str, Any] = {"height": 560, "title": None, "dragmode": "lasso", "margin": {"t": 16}}
+FRAME: dict[str, Any] = {"height": 560, "title": None, "dragmode": "lasso", "margin": {"t": 40}}
+NARROW = {"yaxis": {"scaleanchor": False}, "margin": {"t": 40, "l": 40}}  # else it is cut off
+FRAME |= {"modebar": {"color": QUIET, "activecolor": INK}}
 
 
 class Mapped(NamedTuple):
@@ -85,7 +88,7 @@ class MapExplorer(ipw.VBox):
         self.colour = ipw.Dropdown(options=[*data.facts], description="colour by")
         self.cluster = ipw.Dropdown(options=options, description="open")
         self.message, self.panel = ipw.HTML(), ipw.HTML().add_class("clad-panel")
-        self.figure = Figure(script=plotly_script(), acts=True).add_class("clad-map")
+        self.figure = Figure(script=plotly_script(), acts=True, narrow=NARROW).add_class("clad-map")
         self._paint()
         parts.say(self.message, f"{data.told} {HELP}")
         beside = [self.figure, self.panel]
@@ -99,7 +102,7 @@ class MapExplorer(ipw.VBox):
         meaning, values = self.colour.value, self.data.facts[self.colour.value]
         kind: dict[str, Any] = {"meaning": meaning, "continuous": values.dtype != "category"}
         if not kind["continuous"]:
-            kind["names"], values = values.cat.categories, values.cat.codes
+            kind["names"], values = [*values.cat.categories], values.cat.codes
         figure = latent_scatter(self.data.points, values.to_numpy(), **kind)
         plain = json.loads(figure.update_traces(hoverinfo="none", hovertemplate=None).to_json())
         with self.figure.hold_sync():

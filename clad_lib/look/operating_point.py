@@ -83,11 +83,13 @@ def line_at(
 ) -> Line:
     """What a threshold costs on a sheet."""
     alarm, truth, n = sheet.test > threshold, sheet.anomaly, len(sheet.calibration)
-    parts = (alarm & truth, ~alarm & truth, alarm & ~truth, ~alarm & ~truth)
-    counts = [int(part.sum()) for part in (*parts, sheet.calibration > threshold)]
+    caught, false_alarms = int((alarm & truth).sum()), int((alarm & ~truth).sum())
+    missed, passed = int(truth.sum()) - caught, int((~truth).sum()) - false_alarms
+    above = int((sheet.calibration > threshold).sum())
     band = guarantees.false_alarm_band(sheet.calibration, delta=DELTA)
     bound = 1000 * float(guarantees.band_at(band, threshold))
-    return Line(float(threshold), by, alpha, promise, *counts, n, bound)
+    chosen = (float(threshold), by, alpha, promise)
+    return Line(*chosen, caught, missed, false_alarms, passed, above, n, bound)
 
 
 def line_for_share(sheet: Sheet, share: float) -> Line:
@@ -118,7 +120,7 @@ def promise_sentence(line: Line, *, tracks: bool = False) -> str:
     """How the line was chosen, and what is promised of it for that reason."""
     if line.promise is None or line.alpha is None:
         return f"Chosen {HAND}: no rate is promised of this line."
-    told = f"{guarantees.in_words(line.promise, tracks=tracks)}."
+    told = guarantees.in_words(line.promise, tracks=tracks)
     named = "Promised" if line.by == NAMED else "Promised if it had been fixed before looking"
     if line.alpha < line.promise.alpha:
         needed = guarantees.images_needed(line.alpha, DELTA)

@@ -26,18 +26,22 @@ STYLE = """<style>
 .clad th, .clad td { padding: 2px 10px; text-align: right; border: 0 solid var(--line);
   border-bottom-width: 1px; }
 .clad tbody th { text-align: left; font-weight: normal; }
+.clad-panel td { text-align: left; }
+.clad .js-plotly-plot:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2);
+  outline-offset: -2px; }
 .clad p { margin: 0; line-height: 1.4; max-width: 75em; }
 .clad .loud { border-left: 4px solid var(--jp-warn-color1, #b34700); padding-left: 8px; }
 .clad figure { display: inline-block; margin: 2px; text-align: center; }
-.clad figure img { image-rendering: pixelated; border: 2px solid var(--line); }
+.clad img { image-rendering: pixelated; border: 2px solid var(--line); }
 .clad figcaption { font-size: 11px; line-height: 1.2; }
 .clad-tip { position: absolute; z-index: 9; pointer-events: none; padding: 4px; max-width: 190px;
   background: var(--jp-layout-color1, #fff); border: 1px solid var(--line); }
 .clad-range { display: flex; gap: 12px; align-items: center; flex-wrap: wrap; }
-.clad-range input { flex: 1 1 240px; }
+.clad-range input { flex: 1 1 240px; min-width: 0; }
+.clad-range input[readonly] { color: var(--ink); background: var(--jp-layout-color1, #fff);
+  border: 1px solid var(--line); padding: 4px; font-family: monospace; }
 [data-jp-theme-light="false"] .clad .js-plotly-plot { filter: invert(0.93) hue-rotate(180deg); }
 </style>"""
-WIDE = {"description_width": "initial"}
 ROW = ipw.Layout(flex_flow="row wrap", grid_gap="4px 24px")
 
 
@@ -104,7 +108,7 @@ def table(frame: pd.DataFrame, title: str, name: str = "table") -> str:
 def strip(images: np.ndarray, captions: Sequence[str], *, size: int = 48) -> str:
     """uint8 images (N, C, H, W) as HTML, each `size` px wide above its caption."""
     return "".join(
-        f'<figure><img src="{as_uri(image.transpose(1, 2, 0))[0]}" alt="{text}" width="{size}" '
+        f'<figure><img src="{as_uri(image.transpose(1, 2, 0))}" alt="{text}" width="{size}" '
         f'height="{size}"><figcaption>{text}</figcaption></figure>'
         for image, text in zip(images, map(html.escape, captions), strict=True)
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import html
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ipywidgets as ipw
@@ -14,14 +14,15 @@ import pandas as pd
 
 from clad_lib.config import Config, datasets, make_config, overrides_of
 from clad_lib.data.pictures import DataError
-from clad_lib.data.reading import load_dataset, to_download
+from clad_lib.data.reading import load_dataset
 from clad_lib.data.scenarios import Scenario, Split, get_scenario, make_split, scenarios_of
 from clad_lib.look import parts
+from clad_lib.look.images import as_uri
 from clad_lib.look.live import CopyLine
 
-FOLDER, OWN = "a folder of images", "own choice"
 SPLIT = ("seed", "calibration", "max_train", "max_test")  # settings that decide a split
-THUMBNAILS = 3  # of a class
+OWN = "own choice"
+CLASS = ipw.Layout(width="auto", min_width="60px")
 
 
 def spell(dataset: str, class_names: Sequence[str], normal: Sequence[int]) -> Scenario:
@@ -65,112 +66,78 @@ def counts_of(split: Split) -> pd.DataFrame:
 class ScenarioBuilder(ipw.VBox):
     """Tick the classes that are normal. `config` is the configuration they make, None for none.
 
-    dataset: a name or a folder of images; scenario: as for `get_scenario`, empty for the data
-    set's first. Data that would have to be downloaded wait for the button.
+    dataset: a name or a folder of images; scenario: what is ticked first, as for `get_scenario`.
+    Raises DataError where there are no such images or no such scenario.
     """
 
     def __init__(
         self,
-        dataset: str = "digits",
-        scenario: str = "",
+        dataset: str = Config.dataset,
+        scenario: str = Config.scenario,
         *,
-        profile: str = "fast",
-        seed: int = 0,
+        profile: str = Config.profile,
+        seed: int = Config.seed,
         overrides: dict[str, Any] | None = None,
     ):
         self.settings = {"profile": profile, "seed": seed, **(overrides or {})}
-        self.boxes, own = list[ipw.Checkbox](), dataset not in datasets()
-        options, shown = [*datasets(), FOLDER], FOLDER if own else dataset
-        self.dataset = ipw.Dropdown(options=options, value=shown, description="data set")
-        self.path = ipw.Text(description="folder", continuous_update=False)
-        self.path.value = dataset if own else ""
-        self.scenario = ipw.Dropdown(description="scenario")
-        self.download = ipw.Button(description="Download")
+        asked = make_config(dataset, scenario, **self.settings)
+        self.dataset, self.known = asked.dataset, scenarios_of(asked.dataset)
+        self.data = load_dataset(asked.dataset, size=asked.size, split=asked.split)
+        self.scenario = ipw.Dropdown(options=[OWN, *self.known], description="scenario")
         self.clear = ipw.Button(description="Untick all")
+        self.boxes = [
+            ipw.Checkbox(description=name if name == str(k) else f"{k} {name}", indent=False)
+            for k, name in enumerate(self.data[0].class_names)
+        ]
+        cells = [ipw.HBox([self._pictures(k), box]) for k, box in enumerate(self.boxes)]
+        classes, self.command = ipw.Box(cells, layout=parts.ROW), CopyLine(label="command")
         self.message, self.counts = ipw.HTML(), ipw.HTML()
-        self.classes, self.command = ipw.Box(layout=parts.ROW), CopyLine(label="command")
-        controls = [self.dataset, self.path, self.download, self.scenario, self.clear]
-        below = (self.message, self.classes, self.counts, self.command)
-        super().__init__(parts.rows(controls, *below))
+        below = (self.message, classes, self.counts, self.command)
+        super().__init__(parts.rows([self.scenario, self.clear], *below))
         self.add_class("clad")
-        self.dataset.observe(lambda _: self.open(), "value")
-        self.path.observe(lambda _: self.open(), "value")
-        self.scenario.observe(self._on_scenario, "value")
-        self.download.on_click(lambda _: self.open(fetch=True))
-        self.clear.on_click(lambda _: self.tick(()))
-        self.open(scenario)
-
-    def open(self, scenario: str = "", *, fetch: bool = False) -> None:
-        """Show the classes of the data set that is chosen, or say why not."""
-        self.boxes, self.classes.children, own = [], (), self.dataset.value == FOLDER
-        self._show(None)
-        self.path.layout.display = None if own else "none"
-        self.name = os.path.expanduser(self.path.value.strip()) if own else self.dataset.value
-        missing = to_download(self.name)
-        self.download.layout.display = None if missing else "none"
-        with parts.guarded(self.message):
-            if not self.name or (missing and not fetch):
-                raise DataError((missing and f"{missing}; press Download") or "type a folder")
-            how = {k: v for k, v in self.settings.items() if k in ("size", "split")}
-            self.data, self.known = load_dataset(self.name, **how), scenarios_of(self.name)
-            self.download.layout.display = "none"
-            self.scenario.options = [OWN, *self.known]
-            self._list_classes()
-            self.tick(self._first(scenario))
-
-    def _first(self, scenario: str) -> Sequence[int]:
-        names, labels = self.data[0].class_names, np.unique(self.data[0].labels)
-        if scenario or self.known:
-            first = min(self.known, key=Config.scenario.__ne__, default="")  # the default, or the first
-            return get_scenario(self.name, scenario or first, class_names=names).normal
-        return labels if len(labels) < len(names) else labels[:1]
-
-    def _list_classes(self) -> None:
-        cells, (train, test) = list[ipw.Widget](), self.data
-        for label, name in enumerate(train.class_names):
-            part = train if (train.labels == label).any() else test
-            places = np.flatnonzero(part.labels == label)
-            few = part.images[places[:: max(1, len(places) // THUMBNAILS)][:THUMBNAILS]]
-            box = ipw.Checkbox(description=name if name == str(label) else f"{label} {name}")
+        for box in self.boxes:
+            box.layout = CLASS
             box.observe(self._refresh, "value")
-            self.boxes.append(box)
-            cells.append(ipw.VBox([ipw.HTML(parts.strip(few, [name] * len(few), size=28)), box]))
-        self.classes.children = cells
+        self.scenario.observe(self._on_scenario, "value")
+        self.clear.on_click(lambda _: self.tick(()))
+        names = self.data[0].class_names
+        self.tick(get_scenario(self.dataset, scenario, class_names=names).normal)
+
+    def _pictures(self, label: int) -> ipw.HTML:
+        train, test = self.data
+        part = train if (train.labels == label).any() else test
+        places = np.flatnonzero(part.labels == label)
+        few = part.images[places[:: 1 + len(places) // 3]]  # from all over: neighbours are alike
+        sheet = as_uri(np.concatenate(few.transpose(0, 2, 3, 1), axis=1))
+        name = html.escape(f"images of {train.class_names[label]}")
+        return ipw.HTML(f'<img src="{sheet}" alt="{name}" height="28">')
+
+    def tick(self, normal: Iterable[int]) -> None:
+        """Tick these labels and no others."""
+        self._ticking, wanted = True, set(normal)
+        for label, box in enumerate(self.boxes):
+            box.value = label in wanted
+        self._ticking = False
+        self._refresh()
 
     def _on_scenario(self, change: Any) -> None:
-        chosen = self.known.get(change["new"])
-        if chosen and set(chosen.normal) != set(self.normal):
-            self.tick(chosen.normal)
-
-    @property
-    def normal(self) -> tuple[int, ...]:
-        """The labels that are ticked."""
-        return tuple(label for label, box in enumerate(self.boxes) if box.value)
-
-    def tick(self, normal: Sequence[int]) -> None:
-        """Tick these labels and no others."""
-        self.ticking = True
-        for label, box in enumerate(self.boxes):
-            box.value = label in normal
-        self.ticking = False
-        self._refresh()
+        name, shown = change["new"], self.config and self.config.scenario
+        if name in self.known and name != shown:
+            self.tick(self.known[name].normal)
 
     def _refresh(self, _: Any = None) -> None:
         """Everything below the ticks, from the ticks."""
-        if self.ticking:
+        if self._ticking:
             return
-        self._show(None)
-        names = {frozenset(each.normal): name for name, each in self.known.items()}
-        self.scenario.value = names.get(frozenset(self.normal), OWN)
+        normal = [label for label, box in enumerate(self.boxes) if box.value]
+        self.config, self.command.value, self.counts.value = None, "", ""
+        self.scenario.value = OWN
         with parts.guarded(self.message):
-            scenario = spell(self.name, self.data[0].class_names, self.normal)
-            config = make_config(self.name, scenario.name, **self.settings)
-            choices = {name: getattr(config, name) for name in SPLIT}
-            split = make_split(*self.data, scenario, **choices)
-            self._show(config, parts.table(counts_of(split), "Images", "counts"))
+            scenario = spell(self.dataset, self.data[0].class_names, normal)
+            config = make_config(self.dataset, scenario.name, **self.settings)
+            split = make_split(*self.data, scenario, **{k: getattr(config, k) for k in SPLIT})
+            self.counts.value = parts.table(counts_of(split), "Images", "counts")
+            self.config, self.command.value = config, command_of(config)
+            self.scenario.value = scenario.name if scenario.name in self.known else OWN
             notes = [note for each in self.data for note in each.notes]
             parts.say(self.message, " ".join([f"Normal: {scenario.title}.", *notes]))
-
-    def _show(self, config: Config | None, counts: str = "") -> None:
-        self.config, self.counts.value = config, counts
-        self.command.value = command_of(config) if config else ""

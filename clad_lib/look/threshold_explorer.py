@@ -33,7 +33,7 @@ FRAME: dict[str, Any] = {
 }
 BELOW = {  # where the page is narrow, the second panel stands below the first
     "height": 720,
-    "xaxis": {"domain": [0, 1]},
+    "xaxis": {"domain": [0, 1], "tickangle": 0, "tickfont": {"size": 9}, "title": {"text": ""}},
     "yaxis": {"domain": [0.6, 1]},
     "xaxis2": {"domain": [0, 1], "anchor": "y2"},
     "yaxis2": {"domain": [0, 0.42]},
@@ -79,7 +79,7 @@ def threshold_frame(sheet: Sheet, line: Line, edges: np.ndarray) -> dict[str, An
     above = (sheet.calibration[:, None] > ticks).mean(0)
     scores = [parts.number(tick, edges[-1] - edges[0]) for tick in ticks]
     texts = [f"{share:.1%}<br>{score}" for share, score in zip(above, scores, strict=True)]
-    title = {"text": "calibration images above, and the score (higher = more anomalous)"}
+    title = {"text": "calibration images above, and score (higher: more anomalous)"}
     axis = {"domain": [0, 0.58], "tickvals": ticks.tolist(), "ticktext": texts, "title": title}
     x, ink = line.threshold, {"color": INK, "width": 2}
     across = {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "y domain"}
@@ -135,42 +135,39 @@ class ThresholdExplorer(ipw.VBox):
         keep: Keep | None = None,
     ):
         self.sheets, self.images, self.named, self.keep = sheets, images, alpha, keep
-        drop = partial(ipw.Dropdown, style=parts.WIDE)
-        text = partial(ipw.Text, continuous_update=False, style=parts.WIDE)
-        self.score = drop(options=list(dict.fromkeys(s.score for s in sheets)), description="score")
-        odin = [setting for setting in sheets if setting.temperature is not None]
+        scores = list(dict.fromkeys(setting.score for setting in sheets))
+        self.score = ipw.Dropdown(description="score", options=scores)
+        known: Any = [{s[place] for s in sheets if s.temperature is not None} for place in (1, 2)]
         self.temperature, self.epsilon = (
-            drop(
-                options=[(f"{v:,g}", v) for v in sorted({s[place] for s in odin})], description=name
-            )
-            for place, name in ((1, "temperature"), (2, "epsilon"))
+            ipw.Dropdown(description=name, options=[(f"{v:,g}", v) for v in sorted(values)])
+            for name, values in zip(Setting._fields[1:], known, strict=True)
         )
+        text = partial(ipw.Text, continuous_update=False, style={"description_width": "initial"})
         self.slider = Slider(label="calibration images above the line")
         self.typed = text(description="score at the line")
         self.rate = text(value=f"{100 * alpha:g}", description="false alarms wanted, at most (%)")
         self.by_rate = ipw.Button(description="Set by this rate")
         self.keeper = ipw.Button(description="Keep this threshold", disabled=keep is None)
-        self.message, self.promise, self.kept = ipw.HTML(), ipw.HTML(), ipw.HTML()
-        self.costs, self.near = ipw.HTML(), ipw.HTML()
+        self.message, self.promise, self.costs, self.near = (ipw.HTML() for _ in range(4))
         self.figure = Figure(script=plotly_script(), narrow=BELOW)
         self._take(next(iter(sheets)))
-        self._put(points.line_for_rate(self.sheet, alpha, named=alpha))
+        self._put_rate(alpha)
         controls = [self.score, self.temperature, self.epsilon]
         lines = [self.typed, self.rate, self.by_rate, self.keeper]
-        told = (self.message, self.promise, self.kept, self.figure, self.costs, self.near)
+        told = (self.message, self.promise, self.figure, self.costs, self.near)
         super().__init__(parts.rows(controls, self.slider, lines, *told))
         self.add_class("clad")
-        for control in controls:
-            control.observe(self._on_setting, "value")
-        self.slider.observe(self._on_slider, "value")
-        self.typed.observe(self._on_typed, "value")
-        self.rate.observe(self._on_rate, "value")
+        acts = dict.fromkeys(controls, self._on_setting)
+        acts |= {self.slider: self._on_slider, self.typed: self._on_typed, self.rate: self._on_rate}
+        for control, act in acts.items():
+            control.observe(act, "value")
         self.by_rate.on_click(self._on_rate)
         self.keeper.on_click(self._on_keep)
 
     def _take(self, setting: Setting) -> None:
         self.setting, self.sheet = setting, self.sheets[setting]
-        self.edges = np.linspace(*np.quantile(self.sheet.test, [0.001, 0.999]), BARS + 1)
+        low, high = np.quantile(self.sheet.test, [0.001, 0.999])
+        self.edges = np.linspace(low, high, BARS + 1)
         self.traces = threshold_traces(self.sheet, self.edges)
         self.temperature.disabled = self.epsilon.disabled = setting.temperature is None
         if setting.temperature is not None:  # as shown, which a pair without scores is not
@@ -188,7 +185,6 @@ class ThresholdExplorer(ipw.VBox):
         self.near.value = nearest_images(sheet, self.images, line.threshold)
         parts.say(self.promise, points.promise_sentence(line, tracks=sheet.tracks))
         parts.say(self.message, "")
-        parts.say(self.kept, "")
         with self.figure.hold_sync():
             self.figure.traces = self.traces
             self.figure.frame = threshold_frame(sheet, line, self.edges)
@@ -228,8 +224,8 @@ class ThresholdExplorer(ipw.VBox):
             self._put_rate(parts.read_number(self.rate.value, what, 0.01, 99.9) / 100)
 
     def _on_keep(self, _: Any) -> None:
-        with parts.guarded(self.kept):
+        with parts.guarded(self.message):
             if self.keep is not None:
                 record = self.keep(self.setting, self.line)
                 told = f"{self.slider.text}, on {self.setting}, chosen {self.line.by}"
-                parts.say(self.kept, f"Kept with the run as {record['protocol']}: {told}.")
+                parts.say(self.message, f"Kept with the run as {record['protocol']}: {told}.")

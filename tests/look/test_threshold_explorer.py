@@ -134,11 +134,10 @@ def test_a_promise_is_made_only_for_a_rate_named_beforehand():
     sheet = SMALL._replace(calibration=np.arange(200.0))
     words = guarantees.in_words(guarantees.threshold_for(sheet.calibration, alpha=0.1))
     assert (
-        points.promise_sentence(points.line_for_rate(sheet, 0.1, named=0.1))
-        == f"Promised: {words}."
+        points.promise_sentence(points.line_for_rate(sheet, 0.1, named=0.1)) == f"Promised: {words}"
     )
     picked = points.promise_sentence(points.line_for_rate(sheet, 0.1, named=0.05))
-    assert picked == f"Promised if it had been fixed before looking: {words}."
+    assert picked == f"Promised if it had been fixed before looking: {words}"
     assert "no rate is promised" in points.promise_sentence(points.line_at(sheet, 3.0))
     assert "tracks" in points.promise_sentence(
         points.line_for_rate(sheet, 0.1, named=0.1), tracks=True
@@ -341,11 +340,11 @@ def test_keep_hands_on_what_is_shown():
     explorer.keeper.click()
     assert kept == [(START, explorer.line)]
     assert (
-        text(explorer.kept)
+        text(explorer.message)
         == f"Kept with the run as oracle: {explorer.slider.text}, on {START}, chosen {HAND}."
     )
     explorer.slider.value = 20.0
-    assert text(explorer.kept) == ""  # what is kept is no longer what is shown
+    assert text(explorer.message) == ""  # what is kept is no longer what is shown
     assert ThresholdExplorer(*made_up()).keeper.disabled
 
 
@@ -355,7 +354,7 @@ def test_a_disk_that_refuses_is_said_in_the_widget():
 
     explorer = ThresholdExplorer(*made_up(), keep=keep)
     explorer.keeper.click()
-    assert text(explorer.kept) == "cannot write: no space"
+    assert text(explorer.message) == "cannot write: no space"
 
 
 def test_the_images_next_to_the_line():
@@ -526,4 +525,4 @@ def test_a_folder_that_cannot_be_written_is_one_line(study, tmp_path):
     (tmp_path / "study").write_text("in the way", encoding="utf-8")
     explorer = module.threshold_explorer(study)
     explorer.keeper.click()
-    assert "cannot write" in text(explorer.kept)
+    assert "cannot write" in text(explorer.message)
