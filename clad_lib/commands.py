@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clad_lib.config import make_config
+from clad_lib.config import Config, make_config
 
 app = typer.Typer(
     add_completion=False,
@@ -64,10 +64,10 @@ def study(
     """Execute the notebooks on one scenario, write the report, and print the table."""
     from clad_lib.look import report
     from clad_lib.study import notebooks as runner
-    from clad_lib.study.engine import open_study
     from clad_lib.study.batch import run_study
+    from clad_lib.study.engine import open_study
 
-    config = _config(dataset, scenario, profile, seed, size, settings)
+    config = make_run_config(dataset, scenario, profile, seed, size, settings)
     chosen = runner.choose_notebooks(notebooks)
     opened = open_study(config, runs=runs.resolve(), device=device)  # fails before any kernel
     ended = run_study(opened, chosen, device=device, say=typer.echo)
@@ -96,7 +96,7 @@ def run(
     from clad_lib.study.words import scores_in_words
 
     wanted = stages.choose_methods(methods)
-    config = _config(dataset, scenario, profile, seed, size, settings)
+    config = make_run_config(dataset, scenario, profile, seed, size, settings)
     opened = open_study(config, runs=runs.resolve(), device=device, threads=threads)
     failed = {}
     for name in wanted:
@@ -125,6 +125,7 @@ def batch(
     retry_failed: Annotated[bool, typer.Option(help="run jobs again that failed before")] = False,
 ) -> None:
     """Execute a whole study with papermill on Dask; the same command resumes it."""
+    from clad_lib.look.report import write_batch_report
     from clad_lib.study import batch as engine
     from clad_lib.study import cluster, jobs
     from clad_lib.study.grid import read_grid
@@ -143,8 +144,10 @@ def batch(
         device=device,
         retry_failed=retry_failed,
     )
-    for line in engine.in_words(grid.title, planned, report):
+    for line in engine.in_words(grid.title, report):
         typer.echo(line)
+    page = runs.resolve() / "batches" / f"{grid.name}.html"
+    typer.echo(f"report: {write_batch_report(grid.title, report, page)}")
     if report.count("done") < len(planned):
         raise typer.Exit(1)
 
@@ -169,7 +172,7 @@ def dashboard(
     from clad_lib.study import dashboard as page
     from clad_lib.study.engine import open_study
 
-    config = _config(dataset, scenario, profile, seed, size, settings)
+    config = make_run_config(dataset, scenario, profile, seed, size, settings)
     opened = open_study(config, runs=runs.resolve(), device=device)
     if not opened.has("ODIN"):
         typer.echo("this run has no scores yet: `clad study` with the same options makes them")
@@ -177,100 +180,15 @@ def dashboard(
     raise typer.Exit(page.serve(opened, ip=ip, port=port, browser=browser))
 
 
-@app.command()
-def results(
-    sql: Annotated[str, typer.Argument(help="a question to the views `results` and `scores`")] = "",
-    runs: Runs = Path("runs"),
-    as_: Annotated[str, typer.Option("--format", help="text, markdown or csv")] = "text",
-    add: Annotated[
-        Path | None, typer.Option(help="a CSV of index and score, as one more method")
-    ] = None,
-    method: Annotated[str, typer.Option(help="the name under which --add stands")] = "Mine",
-    dataset: Dataset = "digits",
-    scenario: Scenario = "STR",
-    seed: Seed = 0,
-) -> None:
-    """The finished runs as a table: SELECT what you like, or per scenario and method."""
-    from clad_lib.study import results as kept
-    from clad_lib.study.tables import summary
-    from clad_lib.study.words import formatted
-
-    if add is not None:
-        from clad_lib.study.engine import open_study
-        from clad_lib.study.measure import add_scores
-
-        opened = open_study(make_config(dataset, scenario, seed=seed), runs=runs.resolve())
-        typer.echo(f"added to {add_scores(opened, add, method)}")
-    frame = kept.collect_some(runs)
-    typer.echo(formatted(kept.query(frame, sql) if sql else summary(frame), as_))
-
-
-@app.command()
-def figures(
-    runs: Runs = Path("runs"),
-    out: Annotated[Path, typer.Option(help="folder for the tables and figures")] = Path("figures"),
-) -> None:
-    """Write the tables and the figure 3 of the finished runs as CSV, Markdown, HTML and PNG."""
-    from clad_lib.look.report import write_tables
-    from clad_lib.study.results import collect_some
-
-    for path in write_tables(collect_some(runs), out):
-        typer.echo(path)
-
-
-@app.command()
-def notebooks(
-    action: Annotated[str, typer.Argument(help="copy")],
-    folder: Annotated[Path, typer.Argument(help="where your own copies go")] = Path("my_notebooks"),
-) -> None:
-    """Copy the notebooks to a folder of your own, so that saving changes no tracked file."""
-    from clad_lib.study.notebooks import copy_notebooks
-
-    if action != "copy":
-        raise typer.BadParameter(f"{action!r}: expected copy")
-    for path in copy_notebooks(folder):
-        typer.echo(path)
-
-
-@app.command()
-def runs(
-    folder: Annotated[Path, typer.Argument(help="the folder of runs")] = Path("runs"),
-    remove_stale: Annotated[bool, typer.Option(help="remove what no current row can find")] = False,
-) -> None:
-    """List what lies under runs/ and its size; remove what no current row can find."""
-    from clad_lib.study import housekeeping
-
-    table = housekeeping.contents(folder.resolve())
-    if table.empty:
-        typer.echo(f"nothing in {folder}")
-        return
-    typer.echo(table.drop(columns="folder").to_string(index=False))
-    stale = table[table.stale]
-    sizes = f"{table.megabytes.sum():.1f} MB, {stale.megabytes.sum():.1f} MB of it"
-    typer.echo(f"{len(table)} artefacts, {sizes} in {len(stale)} stale ones")
-    if remove_stale:
-        typer.echo(f"removed {len(housekeeping.remove_stale(folder.resolve()))}")
-
-
-@app.command()
-def cache(clear: Annotated[bool, typer.Option(help="remove the decoded images")] = False) -> None:
-    """Show the cache of decoded images, or clear it."""
-    from clad_lib.data import reading
-
-    for path, megabytes in reading.cache_contents():
-        typer.echo(f"{megabytes:8.1f} MB  {path}")
-    if clear:
-        typer.echo(f"removed {reading.clear_cache()} files")
-
-
-def _config(
+def make_run_config(
     dataset: str,
     scenario: str,
     profile: str,
     seed: int,
     size: int | None,
     settings: list[str] | None,
-) -> Any:
+) -> Config:
+    """The configuration of a run from its options."""
     more = parse_settings(settings or []) | ({} if size is None else {"size": size})
     return make_config(dataset, scenario, profile=profile, seed=seed, **more)
 

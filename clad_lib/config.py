@@ -23,8 +23,8 @@ SplitRule = Literal["shuffled", "by_writer"]
 Unit = Literal["pixel", "published"]
 Protocol = Literal["clean", "oracle", "paper_compat", "pretrained"]
 
-DEFECTS = ("noisy_latents", "batch_target", "hidden_statistics", "odin_factor", "flip_auroc")
-DEFECTS += ("hard_svdd", "best_f1")
+DEFECTS: tuple[str, ...] = ("noisy_latents", "batch_target", "hidden_statistics", "odin_factor")
+DEFECTS += ("flip_auroc", "hard_svdd", "best_f1")
 MAY_BE_ZERO = {"seed", "epsilon", "min_steps", "dec_tolerance", "dec_epochs", "deep_min_steps"}
 
 

@@ -13,11 +13,11 @@ import measure_code  # noqa: E402
 
 MODULES = measure_code.trees()
 ROOMS = ("facts", "config", "data", "judge", "clad", "methods", "study", "look", "detector")
-DOOR = ("commands", "detector_commands", "__main__")
+DOOR = ("commands", "results_commands", "detector_commands", "__main__")
 ABSENT = (
     "IPython jupyterlab papermill nbformat nbclient plotly dask distributed duckdb openTSNE".split()
 )
-ABSENT += "MulticoreTSNE platformdirs psutil pydantic ipywidgets anywidget kaleido voila".split()
+ABSENT += "MulticoreTSNE platformdirs psutil ipywidgets anywidget kaleido voila".split()
 
 
 def room(name):

@@ -207,8 +207,10 @@ def apply(scorer: Any, split: Split) -> Scored:
 def load_scores(folder: Path) -> Scores:
     """The scores and metrics of a finished method's folder."""
     table = pd.read_parquet(folder / "scores.parquet", columns=["split", "score"])
-    parts = [table.score[table.split == part].to_numpy() for part in ("calibration", "test")]
-    return Scores(*parts, read_json(folder / "metrics.json"))
+    calibrated, tested = (
+        table.score[table.split == part].to_numpy() for part in ("calibration", "test")
+    )
+    return Scores(calibrated, tested, read_json(folder / "metrics.json"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from clad_lib.clad.dec import kmeans
 from clad_lib.clad.training import infer
 from clad_lib.config import Config, published
 from clad_lib.judge import guarantees
-from clad_lib.methods.kernel import KernelScorer, fit_svdd
+from clad_lib.methods.kernel import Gamma, KernelScorer, fit_svdd
 from clad_lib.study.engine import Study
 
 ALPHA, DELTA = 0.1, 0.1  # of the thresholds of all boundaries
@@ -68,7 +68,7 @@ def sweep(
 def waterfall_steps(study: Study, *, method: str = "ODIN") -> tuple[float, dict[str, float]]:
     """AUROC of the study, and its change as each published defect joins those before it."""
     defects = defect_settings(study.config)
-    settings = list(accumulate(defects.values(), lambda one, other: one | other, initial={}))
+    settings = [dict[str, Any](), *accumulate(defects.values(), lambda one, other: one | other)]
     values = measure_settings(study, settings, method=method).auroc.tolist()
     changes = [after - before for before, after in pairwise(values)]
     return values[0], dict(zip(defects, changes, strict=True))
@@ -117,9 +117,11 @@ def in_the_plane(study: Study) -> Plane:
     flat, split = study.with_settings(latent=2), study.split
     model, found = flat["autoencoder"].model, flat["clusters"]
     parts = (split.train, split.calibration, split.test)
-    points = [infer(model, part, function=model.encode).double().numpy() for part in parts]
+    train, calibration, test = (
+        infer(model, part, function=model.encode).double().numpy() for part in parts
+    )
     anomaly, tracks = split.answers.test_anomaly, split.calibration_tracks
-    return Plane(points[0], found.labels, *points[1:], anomaly, tracks, study.config.seed)
+    return Plane(train, found.labels, calibration, test, anomaly, tracks, study.config.seed)
 
 
 def grid(plane: Plane) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +133,7 @@ def grid(plane: Plane) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def boundaries(plane: Plane, labels: np.ndarray, *, gamma: float | str = "median") -> Side:
+def boundaries(plane: Plane, labels: np.ndarray, *, gamma: Gamma = "median") -> Side:
     """One support vector data description (Tax & Duin 2004) a label, all at one threshold.
 
     The threshold comes from the calibration points, one a track, for at most ALPHA false alarms
@@ -174,7 +176,7 @@ def three_ways(plane: Plane) -> dict[str, Side]:
     labels = np.unique(plane.labels)
     groups = [plane.train[plane.labels == label] for label in labels]
     each = [fit_svdd(_as_images(g), seed=plane.seed) for g in groups if len(g) >= SMALLEST]
-    narrow = float(np.median([scorer.gamma for scorer in each])) if each else "median"
+    narrow: Gamma = float(np.median([scorer.gamma for scorer in each])) if each else "median"
     together = np.zeros_like(plane.labels)
     return {
         "one boundary": boundaries(plane, together),

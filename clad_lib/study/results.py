@@ -15,7 +15,14 @@ from clad_lib.config import Config, make_config
 from clad_lib.study.store import RECORD
 
 KEY = ("dataset", "scenario", "method", "profile", "settings", "protocol", "seed")  # one run
-MEASURED = ("auroc", "auroc_low", "auroc_high", "unit", "auroc_without_copies", "aupr_anomaly")
+MEASURED: tuple[str, ...] = (
+    "auroc",
+    "auroc_low",
+    "auroc_high",
+    "unit",
+    "auroc_without_copies",
+    "aupr_anomaly",
+)
 MEASURED += ("aupr_normal", "fpr95", "f1", "false_alarm_rate", "alpha", "guarantee")
 MADE = ("seconds", "peak_memory_mb", "train", "test", "threads", "precision", "device", "data")
 COLUMNS = (*KEY, *MEASURED, *MADE, "source", "commit", "machine", "folder")
@@ -78,6 +85,7 @@ def _settings(record: dict[str, Any]) -> str:
 
 @cache
 def plain_config(dataset: str, scenario: str, profile: str) -> Config:
+    """The configuration that a profile gives a scenario, with nothing else changed."""
     return make_config(dataset, scenario, profile=profile)
 
 

@@ -71,9 +71,23 @@ def _control(function: str, *needs: str, **more: Any) -> Row:
 
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER)
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
-_AUTOENCODER = ("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule", "ae_batch")
+_AUTOENCODER: tuple[str, ...] = (
+    "encoder",
+    "latent",
+    "ae_epochs",
+    "ae_lr",
+    "ae_schedule",
+    "ae_batch",
+)
 _AUTOENCODER += ("min_steps", "noisy_latents", "hidden_statistics")
-_CLUSTERS = ("clusters", "kmeans_inits", "dec_epochs", "dec_lr", "dec_optimizer", "dec_batch")
+_CLUSTERS: tuple[str, ...] = (
+    "clusters",
+    "kmeans_inits",
+    "dec_epochs",
+    "dec_lr",
+    "dec_optimizer",
+    "dec_batch",
+)
 _CLUSTERS += ("dec_tolerance", "batch_target", "min_steps")
 _OWN: dict[str, Row] = {
     "copies": Row("clad_lib.data.copies:copies_in_split", shown_in="01_scenarios"),

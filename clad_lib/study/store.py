@@ -111,7 +111,7 @@ def save_artefact(folder: Path, artefact: Any) -> None:
             arrays[name] = value.detach().cpu().numpy() if hasattr(value, "detach") else value
         else:
             plain[name] = value
-    np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(folder / "arrays.npz", **arrays)
     write_atomically(folder / "plain.json", json.dumps(plain))
 
 
@@ -230,8 +230,8 @@ def _machine() -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    system, python = platform.system(), platform.python_version()
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": gpu, "system": system, "python": python}
+    found = {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": gpu}
+    return found | {"system": platform.system(), "python": platform.python_version()}
 
 
 def _cpu() -> str:

@@ -88,7 +88,7 @@ def comparisons(frame: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
         best, *rivals = means.index
         pairs = [_compare(runs, str(best), str(rival), resamples) for rival in rivals]
         kept = [(rival, *pair) for rival, pair in zip(rivals, pairs, strict=True) if pair]
-        corrected = metrics.holm([pair[-1] for pair in kept]) if kept else []
+        corrected = metrics.holm([pair[-1] for pair in kept]).tolist() if kept else list[float]()
         for (rival, seeds, difference, low, high, _), p in zip(kept, corrected, strict=True):
             found.append((*group, best, rival, seeds, difference, low, high, float(p)))
     names = [*GROUP, "best", "method", "seeds", "difference", "low", "high", "p"]
@@ -99,10 +99,11 @@ def _compare(runs: pd.DataFrame, best: str, rival: str, resamples: int) -> tuple
     parts = [runs[runs.method == name].set_index("seed").sort_index() for name in (best, rival)]
     shared = parts[0].index.intersection(parts[1].index)
     tables = [[_test_scores(folder) for folder in part.folder.loc[shared]] for part in parts]
-    flat = [table for each in tables for table in each]
-    if not flat or any(table is None or len(table) != len(flat[0]) for table in flat):
+    flat = [table for each in tables for table in each if table is not None]
+    if not flat or len(flat) < 2 * len(shared) or len({len(table) for table in flat}) > 1:
         return None
-    one, other = (np.stack([table["score"].to_numpy() for table in each]) for each in tables)
+    stacked = np.stack([table["score"].to_numpy() for table in flat])
+    one, other = stacked[: len(shared)], stacked[len(shared) :]
     anomaly, track = flat[0]["anomaly"].to_numpy(), flat[0]["track"].to_numpy()
     units = track if len(np.unique(track)) < len(track) else None
     pair = metrics.paired_comparison(one, other, anomaly, resamples=resamples, seed=0, units=units)
