@@ -23,7 +23,6 @@ from clad_lib.data.reading import units_of
 from clad_lib.data.scenarios import make_split
 from clad_lib.data.split import Scenario, Split
 from clad_lib.judge import guarantees
-from clad_lib.methods.distances import neighbours
 from clad_lib.methods.patches import PatchScorer, patches
 from clad_lib.methods.scorers import pixels
 from clad_lib.study import bundle, stages
@@ -31,7 +30,7 @@ from clad_lib.study.engine import Study
 from clad_lib.study.store import StoreError, stamp
 
 ALPHAS = (0.01, 0.05, 0.1)  # of which the smallest possible one is taken
-EXAMPLES = 1000  # training images that are kept, to show which are like a new one
+EXAMPLES = 1000  # training images that are kept, at most, to show which are like a new one
 KEPT = {
     "settings": ("method", "size", "alpha", "delta", "seed"),
     "learnt": ("highest", "notes", "counts"),
@@ -114,9 +113,8 @@ class Detector:
         scorer = _fitted(self.method, split, self.config, self.device, progress)
         scores, units = scorer(split.calibration), split.calibration_tracks
         self.calibrated = guarantees.one_per_track(scores, units, seed=self.seed)
-        order = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(self.seed))
-        kept = len(order) if self.method == "NearestImage" else EXAMPLES  # what it has learnt
-        self.scorer, self.examples = scorer, split.train[order[:kept].sort().values]
+        every = 1 if self.method == "NearestImage" else -(-len(split.train) // EXAMPLES)
+        self.scorer, self.examples = scorer, split.train[::every].clone()
         self.counts = {"images": len(pictures), "train": len(split.train), "held": len(units)}
         kept = [self.threshold_at(alpha) for alpha in ([self.alpha] if self.alpha else ALPHAS)]
         self.threshold = next((each for each in kept if each.rank), kept[-1])
@@ -164,9 +162,10 @@ class Detector:
         `skipped` says why a file was not read, or read in part; unreadable files come last, without
         images. Pixels of more than 8 bits are scaled as those of the training images were.
         """
-        channels, size, told = self.examples.shape[1], self.examples.shape[2], 0
-        options: Any = dict(batch=batch, strict=strict, highest=self.highest or None)
-        for paths, images, out in stream_folder(folder, size=size, channels=channels, **options):
+        _, channels, size, _ = self.examples.shape
+        options: Any = dict(channels=channels, batch=batch, strict=strict)
+        stream, told = stream_folder(folder, size=size, highest=self.highest or None, **options), 0
+        for paths, images, out in stream:
             frame = pd.DataFrame({"path": map(shown, paths), "score": self.score(images)})
             frame["p_value"] = guarantees.conformal_p_values(self.calibrated, frame.score)
             remarks = {each.path: each.reason for each in out[told:]}
@@ -186,8 +185,9 @@ class Detector:
         """Where the score of one image (C, S, S) uint8 comes from, and `count` images like it."""
         one, known = as_images(torch.as_tensor(image)[None]), pixels(self.examples)
         drawn = self.scorer.map(one)[0].numpy() if isinstance(self.scorer, PatchScorer) else None
-        near, places = neighbours(pixels(one), known, k=min(count, len(known)))
-        return Explanation(drawn, self.examples[places[0]].numpy(), near[0].numpy())
+        gaps = torch.cdist(pixels(one), known, compute_mode="donot_use_mm_for_euclid_dist")[0]
+        near, places = gaps.topk(min(count, len(known)), largest=False)
+        return Explanation(drawn, self.examples[places].numpy(), near.numpy())
 
     def report(self) -> str:
         """What was learnt from what, the threshold, what it promises, and what was left out."""
@@ -233,7 +233,7 @@ class Detector:
             found.calibrated = tensors["scores"].numpy()
             found.scorer = bundle.put_together(found.method, tensors, record["parts"], found.device)
             found.threshold = found.threshold_at(record["threshold"]["alpha"])
-            _ = found.explain(found.examples[0]), found.predict(found.examples[:1]), found.report()
+            _ = found.explain(found.examples[0]), found.p_value(found.examples[:1]), found.report()
         except Exception as error:  # damaged files raise whatever their reader raises
             if isinstance(error, StoreError):
                 raise

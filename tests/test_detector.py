@@ -1,0 +1,370 @@
+"""A detector for one's own images: its promise, its refusals, and the bundle that stays as it was."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from clad_lib.data.reading import load_dataset
+from clad_lib.detector import Detector
+from clad_lib.judge import guarantees
+from clad_lib.judge.metrics import auroc
+from clad_lib.study import bundle
+from clad_lib.study.store import StoreError
+
+NORMAL = [1, 4, 7]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    train, test = load_dataset("digits")
+    normal, new = np.isin(train.labels, NORMAL), np.isin(test.labels, NORMAL)
+    return train.images[normal][:240], test.images[new], test.images[~new][:120]
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    return Detector("NearestImage").fit(digits[0])
+
+
+@pytest.fixture(scope="module")
+def patches(digits):
+    return Detector().fit(digits[0][:120])
+
+
+@pytest.fixture(scope="module")
+def kept(patches, tmp_path_factory):
+    return patches.save(tmp_path_factory.mktemp("kept") / "detector")
+
+
+@pytest.fixture
+def copy(kept, tmp_path):
+    for path in kept.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def noise(count, seed=0, channels=1, size=8):
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (count, channels, size, size), dtype=np.uint8)
+
+
+def repaired(folder):
+    """Give a changed bundle checksums that fit, as an attacker would."""
+    names = (bundle.WEIGHTS, bundle.RECORD, bundle.CARD)
+    files = {name: (folder / name).read_bytes() for name in names}
+    (folder / bundle.SUMS).write_bytes(bundle.checksums(files))
+    return folder
+
+
+def test_it_tells_digits_apart_and_alarms_above_its_threshold(digits, patches):
+    _, normal, odd = digits
+    scores = patches.score(np.concatenate([normal, odd]))
+    assert auroc(scores, np.repeat([False, True], [len(normal), len(odd)])) > 0.97
+    assert (patches.predict(odd) == (patches.score(odd) > patches.threshold.value)).all()
+    assert patches.predict(odd).mean() > 0.7
+
+
+def test_nearest_image_is_the_distance_to_what_it_learnt_from(digits, fitted):
+    known = torch.from_numpy(digits[0]).flatten(1) / 255.0
+    left = (fitted.examples.flatten(1) / 255.0)[:, None]
+    assert len(fitted.examples) == fitted.counts["train"] == 240 - fitted.counts["held"]
+    rows = (left == known).all(2).any(0)  # what was kept are images that it was given
+    assert rows.sum() >= len(fitted.examples)
+    new = torch.from_numpy(digits[1][:20]).flatten(1) / 255.0
+    expected = torch.cdist(new.double(), fitted.examples.flatten(1).double() / 255).min(1).values
+    np.testing.assert_allclose(fitted.score(digits[1][:20]), expected, atol=1e-5)
+
+
+def test_p_values_and_threshold_are_those_of_the_calibration_scores(digits, fitted):
+    scores = fitted.score(digits[1])
+    by_hand = [(1 + (fitted.calibrated >= s).sum()) / (len(fitted.calibrated) + 1) for s in scores]
+    np.testing.assert_allclose(fitted.p_value(digits[1]), by_hand)
+    again = guarantees.threshold_for(fitted.calibrated, alpha=0.05, delta=0.1)
+    assert fitted.threshold == again == fitted.threshold_at(0.05)
+
+
+@pytest.mark.parametrize(("count", "alpha"), [(44, 0.1), (225, 0.05), (1150, 0.01)])
+def test_the_smallest_alpha_that_the_images_allow_is_taken_and_said(count, alpha):
+    detector = Detector("NearestImage").fit(noise(count))
+    assert detector.threshold.alpha == alpha
+    assert detector.threshold.guarantee == guarantees.CONDITIONAL
+    assert f"alpha = {alpha:g}: the smallest" in detector.report()
+
+
+def test_more_is_held_out_where_alpha_asks_for_it():
+    detector = Detector("NearestImage", alpha=0.05).fit(noise(100))
+    assert len(detector.calibrated) == guarantees.images_needed(0.05) == 45
+    assert "as asked" in detector.report()
+
+
+def test_the_promise_holds_over_many_draws():
+    rates = []
+    for seed in range(60):
+        detector = Detector("NearestImage", alpha=0.1, seed=seed).fit(noise(60, seed, size=4))
+        rates.append(detector.predict(noise(400, 1000 + seed, size=4)).mean())
+    assert np.mean(np.array(rates) > 0.1 + 2 * np.sqrt(0.09 / 400)) < 0.2
+
+
+def test_copies_and_tracks_are_one_unit():
+    images = np.repeat(noise(50), 4, axis=0)
+    detector = Detector("NearestImage").fit(images)
+    assert len(detector.calibrated) < detector.counts["held"]
+    assert (detector.score(images) > 0).sum() == detector.counts["held"]  # none on both sides
+    tracks = np.arange(200) // 4
+    detector = Detector("NearestImage").fit(noise(200), tracks=tracks)
+    assert 22 <= len(detector.calibrated) <= 25
+    with pytest.raises(ValueError, match="40 images, 10 of them independent"):
+        Detector().fit(noise(40), tracks=np.arange(40) // 4)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (noise(0), "got 0 images"),
+        (noise(3), "takes 44"),
+        (np.repeat(noise(1), 100, 0), "100 images, 1 of them independent"),
+        (0 * noise(100), "1 of them independent"),
+        (noise(60) / 255, "expected uint8"),
+        (noise(60)[:, 0], r"expected uint8 \(N, C, S, S\)"),
+        (noise(60)[..., :6], "expected uint8"),
+        (noise(60, channels=2), "C 1 or 3"),
+        ("no such folder", "expected pictures"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(images, words):
+    with pytest.raises(ValueError, match=words) as error:
+        Detector().fit(images)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "Patch"}, "did you mean 'Patches'"),
+        ({"alpha": 2}, "alpha is 2"),
+        ({"delta": 0}, "delta is 0"),
+        ({"alpha": 0.01}, "takes 460"),
+        ({"device": "gpu"}, "unknown device"),
+        ({"method": "MSP"}, "no new ones"),
+        ({"method": "Oracle"}, "no new ones"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_learnt(options, words):
+    with pytest.raises(ValueError, match=words):
+        Detector(**options).fit(noise(60))
+
+
+def test_an_unfitted_detector_says_so():
+    with pytest.raises(ValueError, match="call fit"):
+        Detector().score(noise(1))
+
+
+def test_explain_says_where_and_shows_what_is_like_it(digits, patches, fitted):
+    found = patches.explain(digits[2][0])
+    assert found.map.shape == (4, 4)
+    assert found.map.min() >= 0
+    assert (np.diff(found.distance) >= 0).all()
+    own = fitted.explain(fitted.examples[7], count=1)
+    assert own.map is None
+    assert (own.nearest[0] == fitted.examples[7].numpy()).all()
+    assert own.distance[0] == 0
+
+
+def test_the_map_points_at_a_planted_defect():
+    rng = np.random.default_rng(0)
+    plain = (np.add.outer(np.arange(32), np.arange(32)) * 3)[None, None]
+    images = (plain + rng.integers(0, 20, (120, 1, 32, 32))).astype(np.uint8)
+    detector = Detector().fit(images[:100])
+    defect = images[110].copy()
+    defect[0, 18:23, 10:14] = 255
+    row, column = np.unravel_index(detector.explain(defect).map.argmax(), (4, 4))
+    assert (row, column) == (2, 1)
+
+
+def test_other_methods_are_fitted_but_not_all_can_be_kept(digits, tmp_path):
+    detector = Detector("OCSVM").fit(digits[0])
+    assert np.isfinite(detector.score(digits[1])).all()
+    with pytest.raises(StoreError, match="OCSVM cannot be saved: only Patches"):
+        detector.save(tmp_path / "kept")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["patches", "fitted"])
+def test_a_bundle_gives_equal_scores_and_promises(name, digits, tmp_path, request):
+    detector = request.getfixturevalue(name)
+    again = Detector.load(detector.save(tmp_path / "kept"))
+    np.testing.assert_allclose(again.score(digits[1]), detector.score(digits[1]), atol=1e-6)
+    assert again.report() == detector.report()
+    assert again.threshold == detector.threshold
+    one, other = (each.explain(digits[2][3]) for each in (detector, again))
+    assert (one.nearest == other.nearest).all()
+
+
+@pytest.mark.slow
+def test_a_network_is_kept_too(digits, tmp_path):
+    detector = Detector("ODIN", profile="smoke").fit(digits[0][:44])
+    again = Detector.load(detector.save(tmp_path / "kept"))
+    np.testing.assert_allclose(again.score(digits[1]), detector.score(digits[1]), atol=1e-6)
+
+
+def test_a_fresh_process_with_more_threads_gives_equal_scores(digits, patches, kept, tmp_path):
+    np.save(tmp_path / "images.npy", digits[1])
+    code = (
+        "import sys, numpy, torch; from clad_lib import Detector;"
+        "images, found = numpy.load(sys.argv[2]), Detector.load(sys.argv[1]);"
+        "scores = [torch.set_num_threads(n) or found.score(images) for n in (1, 2)];"
+        "numpy.save(sys.argv[3], scores)"
+    )
+    files = [str(kept), str(tmp_path / "images.npy"), str(tmp_path / "scores.npy")]
+    subprocess.run([sys.executable, "-c", code, *files], check=True)
+    same, other = np.load(files[2])
+    np.testing.assert_allclose(same, patches.score(digits[1]), rtol=0, atol=1e-6)
+    # another number of threads adds float32 numbers in another order
+    np.testing.assert_allclose(other, patches.score(digits[1]), rtol=0, atol=1e-5)
+
+
+def test_a_bundle_holds_what_it_says_and_replaces_nothing(kept, patches):
+    assert {path.name for path in kept.iterdir()} == {
+        bundle.WEIGHTS,
+        bundle.RECORD,
+        bundle.CARD,
+        bundle.SUMS,
+    }
+    record = json.loads((kept / bundle.RECORD).read_text(encoding="utf-8"))
+    assert record["threshold"]["value"] == patches.threshold.value
+    assert record["format"] == bundle.FORMAT
+    assert "When the promise is void" in (kept / bundle.CARD).read_text(encoding="utf-8")
+    with pytest.raises(StoreError, match="exists already"):
+        patches.save(kept)
+
+
+def test_a_full_disk_leaves_nothing(patches, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    with pytest.raises(StoreError, match="No space left"):
+        patches.save(tmp_path / "kept")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [bundle.WEIGHTS, bundle.RECORD, bundle.CARD, bundle.SUMS])
+@pytest.mark.parametrize("damage", ["gone", "half", "one bit"])
+def test_what_was_changed_is_refused(copy, name, damage):
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    path = copy / name
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content if damage == "one bit" else content[: len(content) // 2])
+    with pytest.raises(StoreError) as error:
+        Detector.load(copy)
+    assert "\n" not in str(error.value)
+
+
+def changed(folder, **values):
+    record = json.loads((folder / bundle.RECORD).read_text(encoding="utf-8"))
+    (folder / bundle.RECORD).write_text(json.dumps(record | values), encoding="utf-8")
+    return repaired(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"format": 2}, "format 2, this clad_lib reads 1"),
+        ({"format": "../../etc"}, "reads 1"),
+        ({"settings": {"method": "../../etc/passwd"}}, "unknown method"),
+        ({"settings": {}, "learnt": {}}, "damaged"),
+        ({"learnt": 3}, "damaged"),
+        ({"threshold": {"alpha": "x"}}, "damaged"),
+        ({"threshold": {"alpha": float("nan")}}, "damaged"),
+        ({"settings": {"method": "ODIN"}, "parts": {"shape": {"classes": 10**9}}}, "damaged"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused_even_with_good_checksums(copy, values, words):
+    with pytest.raises(StoreError, match=words) as error:
+        Detector.load(changed(copy, **values))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("0.layout", lambda each: each * 1000),
+        ("0.layout", lambda each: torch.tensor([4, 0, 4, 1, 16])),
+        ("0.layout", lambda each: torch.tensor([4, 1, 10**6, 1, 16])),
+        ("0.points", lambda each: each[:-3]),
+        ("0.density", lambda each: each[:-3].clone()),
+        ("0.filters", lambda each: each[:, :-1].clone()),
+        ("own", lambda each: each * torch.nan),
+        ("examples", lambda each: each[..., :8].clone()),
+        ("scores", lambda each: each * torch.nan),
+        ("scores", lambda each: each[:0]),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_even_with_good_checksums(copy, name, change):
+    tensors = load_file(copy / bundle.WEIGHTS)
+    save_file(tensors | {name: change(tensors[name]).contiguous()}, copy / bundle.WEIGHTS)
+    with pytest.raises(StoreError):
+        Detector.load(repaired(copy))
+
+
+def test_a_pickle_in_place_of_the_weights_is_not_run(copy, tmp_path):
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    (copy / bundle.WEIGHTS).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(StoreError):
+        Detector.load(repaired(copy))
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_detector_in_a_folder_is_said(tmp_path):
+    with pytest.raises(StoreError, match="no detector in"):
+        Detector.load(tmp_path)
+
+
+def write(images, folder, scale=1, mode=None, suffix="png"):
+    folder.mkdir()
+    for number, image in enumerate(images):
+        picture = Image.fromarray(image[0].astype(mode or np.uint8) * scale)
+        picture.save(folder / f"{number:03}.{suffix}")
+    return folder
+
+
+def test_a_folder_gives_the_scores_of_its_pixels_in_any_batches(digits, tmp_path):
+    known = write(digits[0][:60], tmp_path / "known")
+    new = write(digits[1][:10], tmp_path / "new")
+    (new / "broken.png").write_bytes(b"\x89PNG")
+    detector = Detector("NearestImage").fit(known)
+    whole = Detector("NearestImage").fit(digits[0][:60])
+    assert (detector.calibrated == whole.calibrated).all()
+    frames, images = zip(*detector.score_folder(new, batch=4), strict=True)
+    assert [len(frame) for frame in frames] == [4, 4, 2, 1]
+    assert (np.concatenate(images) == digits[1][:10]).all()
+    found = np.concatenate([frame.score for frame in frames])[:10]
+    np.testing.assert_allclose(found, whole.score(digits[1][:10]), rtol=1e-6)
+    assert frames[-1].skipped[0].startswith("not a readable image")
+    with pytest.raises(ValueError, match="broken"):
+        list(detector.score_folder(new, strict=True))
+
+
+def test_deep_pixels_are_scaled_as_in_training(digits, tmp_path):
+    deep = write(digits[0][:60], tmp_path / "deep", 257, np.uint16, "tif")
+    detector = Detector("NearestImage").fit(deep)
+    dark = np.minimum(digits[1][:10], 3)  # alone, these would be taken for pictures of 10 bits
+    shallow = Detector("NearestImage").fit(write(digits[0][:60], tmp_path / "shallow"))
+    new = write(dark, tmp_path / "new", 257, np.uint16, "tif")
+    again = Detector.load(detector.save(tmp_path / "kept"))
+    found = next(again.score_folder(new))[0].score
+    np.testing.assert_allclose(found, shallow.score(dark), rtol=1e-6)
