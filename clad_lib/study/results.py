@@ -15,15 +15,8 @@ from clad_lib.config import Config, make_config
 from clad_lib.study.store import RECORD
 
 KEY = ("dataset", "scenario", "method", "profile", "settings", "protocol", "seed")  # one run
-MEASURED: tuple[str, ...] = (
-    "auroc",
-    "auroc_low",
-    "auroc_high",
-    "unit",
-    "auroc_without_copies",
-    "aupr_anomaly",
-)
-MEASURED += ("aupr_normal", "fpr95", "f1", "false_alarm_rate", "alpha", "guarantee")
+MEASURED: tuple[str, ...] = ("auroc", "auroc_low", "auroc_high", "unit", "auroc_without_copies")
+MEASURED += ("aupr_anomaly", "aupr_normal", "fpr95", "f1", "false_alarm_rate", "alpha", "guarantee")
 MADE = ("seconds", "peak_memory_mb", "train", "test", "threads", "precision", "device", "data")
 COLUMNS = (*KEY, *MEASURED, *MADE, "source", "commit", "machine", "folder")
 SCORES = (*KEY, "split", "index", "track", "hidden_class", "anomaly", "score")

@@ -19,15 +19,8 @@ from clad_lib.config import Config, Protocol, unknown
 from clad_lib.study.store import RECORD, folder_name
 
 MEASURED = ("flip_auroc", "best_f1", "hard_svdd")  # settings that change what is measured of scores
-TRAINS_CLASSIFIER = (
-    "stem",
-    "clf_epochs",
-    "clf_lr",
-    "clf_batch",
-    "clf_schedule",
-    "min_steps",
-    "hidden_statistics",
-)
+TRAINS_CLASSIFIER: tuple[str, ...] = ("stem", "clf_epochs", "clf_lr", "clf_batch", "clf_schedule")
+TRAINS_CLASSIFIER += ("min_steps", "hidden_statistics")
 ONE_PASS = ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM")
 ONE, LATENT, CONTROL, BEYOND = "one boundary", "latent classes", "controls", "beyond the paper"
 
@@ -71,24 +64,10 @@ def _control(function: str, *needs: str, **more: Any) -> Row:
 
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER)
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
-_AUTOENCODER: tuple[str, ...] = (
-    "encoder",
-    "latent",
-    "ae_epochs",
-    "ae_lr",
-    "ae_schedule",
-    "ae_batch",
-)
-_AUTOENCODER += ("min_steps", "noisy_latents", "hidden_statistics")
-_CLUSTERS: tuple[str, ...] = (
-    "clusters",
-    "kmeans_inits",
-    "dec_epochs",
-    "dec_lr",
-    "dec_optimizer",
-    "dec_batch",
-)
-_CLUSTERS += ("dec_tolerance", "batch_target", "min_steps")
+_AUTOENCODER: tuple[str, ...] = ("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule")
+_AUTOENCODER += ("ae_batch", "min_steps", "noisy_latents", "hidden_statistics")
+_CLUSTERS: tuple[str, ...] = ("clusters", "kmeans_inits", "dec_epochs", "dec_lr")
+_CLUSTERS += ("dec_optimizer", "dec_batch", "dec_tolerance", "batch_target", "min_steps")
 _OWN: dict[str, Row] = {
     "copies": Row("clad_lib.data.copies:copies_in_split", shown_in="01_scenarios"),
     "autoencoder": Row(

@@ -55,8 +55,7 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
 
 def _allow_reading(path: Path) -> None:
     """Give a draft, which is private, the rights that the umask leaves to ordinary files."""
-    umask = os.umask(0)
-    os.umask(umask)
+    os.umask(umask := os.umask(0))
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
