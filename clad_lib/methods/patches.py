@@ -8,7 +8,7 @@ by how much nearer than average each centroid is, pooled over the cells of a gri
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from clad_lib.config import Settings, datasets
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 from clad_lib.methods.distances import (
     NEAREST,
     SCORES,
@@ -130,7 +130,9 @@ class PatchScorer(PartScorer):
 
         def by_cell(memory: Memory, points: Tensor) -> Tensor:
             _, places = neighbours(points, memory.points, k=min(NEAREST, len(memory.points)))
-            total = sum((points - memory.points[near]).square() for near in places.T)
+            total = torch.zeros_like(points)
+            for near in places.T:
+                total += (points - memory.points[near]).square()
             return total.view(len(points), cells, cells, -1).sum(3) / places.shape[1]
 
         return torch.stack(self._seen(images, by_cell)).sum(0).cpu()
@@ -148,13 +150,12 @@ class PatchScorer(PartScorer):
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> PatchScorer:
         """The scorer whose `state` this is."""
-        views = [
-            tuple(
-                kind(*(state[f"{number}.{name}"] for name in kind._fields))
-                for kind in (Dictionary, Memory)
-            )
-            for number in range(sum(name.endswith(".layout") for name in state))
-        ]
+        count = sum(name.endswith(".layout") for name in state)
+
+        def part(kind: Any, number: int) -> Any:
+            return kind(*(state[f"{number}.{name}"] for name in kind._fields))
+
+        views = [(part(Dictionary, number), part(Memory, number)) for number in range(count)]
         return cls(views, state["own"])
 
     def _seen(self, images: Tensor, score: Callable[[Memory, Tensor], Tensor]) -> list[Tensor]:

@@ -6,6 +6,8 @@ latent classes: the network names the cluster and the turn of an image together.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from clad_lib.clad.networks import Clusters, ResNet18, Trained, channel_statistics
 from clad_lib.clad.training import fit, infer, precision
 from clad_lib.config import Settings, datasets
-from clad_lib.data.scenarios import Split
+from clad_lib.data.split import Split
 from clad_lib.methods.distances import NEAREST, SCORES, PartScorer, neighbours
 
 TURNS = 4
@@ -44,7 +46,7 @@ def rotation_network(split: Split, settings: Settings, clusters: Clusters) -> Tr
     if len(images) > each:
         rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))
         images, labels = images[rows[:each]], labels[rows[:each]]
-    statistics = dict(zip(("mean", "std"), channel_statistics(images), strict=True))
+    statistics: Any = dict(zip(("mean", "std"), channel_statistics(images), strict=True))
     classes = TURNS * (int(clusters.labels.max()) + 1)
     model = ResNet18(*images.shape[1:3], classes=classes, stem=settings.stem, **statistics)
     mirrored = datasets().get(split.scenario.dataset, {}).get("mirror", False)
@@ -77,10 +79,10 @@ class RotationScorer(PartScorer):
     """Images (N, C, S, S) -> scores (N,): doubt about their turns, and distance of their features.
 
     `normals` are those of training images that the network was not trained on; `accuracy` is the
-    share of their turns that it names right, a monitor that needs no anomaly.
+    share of their turns that it gives better than even odds, a monitor that needs no anomaly.
     """
 
-    def __init__(self, model: ResNet18, known: Tensor, held: Tensor):
+    def __init__(self, model: Any, known: Tensor, held: Tensor):
         self.model, self.known = model, views(model, known)[:, TURNS:]
         self.accuracy = float((views(model, held)[:, :TURNS] > np.log(0.5)).float().mean())
         super().__init__(("turn", SCORES[0]), tuple(held.shape[1:]), self.distances(held))
@@ -93,7 +95,7 @@ class RotationScorer(PartScorer):
         return torch.stack([-seen[:, :TURNS].sum(1), near.mean(1)], 1)
 
 
-def views(model: ResNet18, images: Tensor) -> Tensor:
+def views(model: Any, images: Tensor) -> Tensor:
     """The log-probability of the right turn of each view (N, 4), then features (N, 512)."""
 
     def look(batch: Tensor) -> Tensor:

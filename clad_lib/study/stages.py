@@ -62,6 +62,13 @@ def _control(function: str, *needs: str, **more: Any) -> Row:
     return Row(f"clad_lib.methods.nearest:{function}", needs, block=CONTROL, **more)
 
 
+def _long(function: str, *reads: str) -> Row:
+    """A method on the rotation network, whose training takes minutes: it runs when it is named."""
+    place = f"clad_lib.methods.{function}"
+    return Row(place, ("rotation_network",), reads, block=BEYOND, in_all=False)
+
+
+_PATCHES = ("patch_features", "patch_images", "clusters")
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER)
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
 _AUTOENCODER: tuple[str, ...] = ("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule")
@@ -142,6 +149,14 @@ _OWN: dict[str, Row] = {
     "PixelLOF": _control("pixel_lof"),
     "PNGBytes": _control("image_bytes"),
     "FeatureNorm": _control("feature_norm", "autoencoder"),
+    "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, block=BEYOND),
+    "rotation_network": Row(
+        "clad_lib.methods.rotation:rotation_network",
+        ("clusters",),
+        ("rotation_views", "stem", "clf_batch", "clf_lr"),
+    ),
+    "Rotation": _long("rotation:rotation"),
+    "Fused": _long("fused:fused", *_PATCHES),
 }
 
 
