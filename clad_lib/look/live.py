@@ -191,9 +191,15 @@ class Script(ipw.Widget):
 
 
 @cache
-def plotly_script() -> Script:
-    """The one Script of this process."""
+def _script() -> Script:
     return Script(source=gzip.compress(get_plotlyjs().encode("utf-8"), 6))
+
+
+def plotly_script() -> Script:
+    """The one Script of this process, made anew where it was closed with all other widgets."""
+    if _script().comm is None:
+        _script.cache_clear()
+    return _script()
 
 
 class Figure(anywidget.AnyWidget):

@@ -42,13 +42,13 @@ STYLE = """<style>
   border: 1px solid var(--line); padding: 4px; font-family: monospace; }
 [data-jp-theme-light="false"] .clad .js-plotly-plot { filter: invert(0.93) hue-rotate(180deg); }
 </style>"""
-ROW = ipw.Layout(flex_flow="row wrap", grid_gap="4px 24px")
+ROW = {"flex_flow": "row wrap", "grid_gap": "4px 24px"}
 
 
 def rows(*made: ipw.Widget | Sequence[ipw.Widget]) -> list[ipw.Widget]:
     """The children of an explorer: the style, then its rows, which wrap where it is narrow."""
     lines = [row if isinstance(row, ipw.Widget) else ipw.HBox(row, layout=ROW) for row in made]
-    return [ipw.HTML(STYLE, layout=ipw.Layout(display="none")), *lines]
+    return [ipw.HTML(STYLE, layout={"display": "none"}), *lines]
 
 
 def say(line: ipw.HTML, text: str, *, loud: bool = False) -> None:

@@ -22,7 +22,7 @@ from clad_lib.look.live import CopyLine
 
 SPLIT = ("seed", "calibration", "max_train", "max_test")  # settings that decide a split
 OWN = "own choice"
-CLASS = ipw.Layout(width="auto", min_width="60px")
+CLASS = {"width": "auto", "min_width": "60px"}
 
 
 def spell(dataset: str, class_names: Sequence[str], normal: Sequence[int]) -> Scenario:

@@ -1,10 +1,12 @@
 """The map explorer without a browser: what it shows of images against what the test knows of them."""
 
 import base64
+import gzip
 import html
 import re
 from types import SimpleNamespace
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -142,6 +144,16 @@ def test_names_are_text_and_not_mark_up():
     assert "&lt;b&gt;5 &amp; 6" in explorer.figure.tip
     tell(explorer, "select", 0, 1)
     assert "&lt;b&gt;5 &amp; 6" in explorer.panel.value
+
+
+def test_all_figures_share_one_script_even_after_all_widgets_were_closed():
+    first, second = MapExplorer(made_up()), MapExplorer(made_up())
+    assert first.figure.script is second.figure.script
+    assert "plotly.js" in gzip.decompress(first.figure.script.source)[:200].decode()
+    ipywidgets.Widget.close_all()
+    third = MapExplorer(made_up())
+    assert third.figure.script.comm is not None
+    assert third.figure.script is not first.figure.script
 
 
 def test_points_that_are_no_numbers_are_refused():
