@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.spatial.distance import cdist
 from sklearn.cluster import SpectralClustering
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
 CELLS = 2**23  # pairs compared at once: 32 MB of distances
 
@@ -47,14 +47,16 @@ def find_copies(
     Copies of copies are in one group. The search misses none: images are first compared by the
     means of about 8 x 8 blocks, an orthogonal projection, which cannot increase a distance.
 
-    Simple pictures are alike without being copies: in MNIST's training part all 458 pairs that
-    are found are ones. 60,000 images of 32 x 32 take about 20 s on one core and 0.5 GB besides
-    the images. Raises ValueError for images that are not uint8 (N, C, H, W) of one shape.
+    Found (exact, near) in training, in test, and of the test images in training: MNIST 0, 419; 0,
+    8; 0, 110, all of them ones, which are alike without being copies; GTSRB 0, 970; 0, 519; 0, 6,
+    frames of a track but for the last six; CIFAR-10 0, 16; 0, 1; 0, 8, as they look; Tiny-ImageNet
+    3, 0; 0, 0; 0, 0. 60,000 images take 20 to 40 s of one core and 0.5 GB besides the images.
+    Raises ValueError for images that are not uint8 (N, C, H, W) of one shape.
     """
     parts = [np.asarray(part) for part in (images, other) if part is not None]
-    if {part.dtype for part in parts} != {np.dtype(np.uint8)} or any(p.ndim != 4 for p in parts):
-        found = ", ".join(f"{part.dtype} {part.shape}" for part in parts)
-        raise ValueError(f"images are {found}: expected uint8 (N, C, H, W); give unscaled pixels")
+    kinds = {(part.dtype.name, *part.shape[1:]) for part in parts}
+    if len(kinds) > 1 or parts[0].ndim != 4 or parts[0].dtype != np.uint8:
+        raise ValueError(f"images are {kinds}: expected uint8 (N, C, H, W) of one shape")
     every, n = np.concatenate(parts), len(parts[0])
     digests = [hashlib.sha256(image.tobytes()).digest() for image in every]
     first, kind = np.unique(digests, return_index=True, return_inverse=True)[1:]
@@ -92,14 +94,24 @@ def recover_tracks(images: ArrayLike, labels: ArrayLike, *, length: int = 30) ->
     """Tracks of images whose track numbers are not published, such as GTSRB's test images.
 
     images (N, C, H, W) uint8, labels (N,) -> tracks (N,) int64, each within one class. A track is
-    `length` frames of one physical object: GTSRB's 12,630 test images are 421 tracks of 30, since
-    each class's number of images is a multiple of 30. The order of the files tells nothing.
+    about `length` frames of one physical object. Features are the logarithms of the means of 8 x 8
+    blocks. Their metric is learnt without track numbers: the two nearest images of an image in its
+    class are taken to be of its track, and the 32 linear discriminants that spread a class most
+    relative to such pairs are the next features, three times over. Spectral clustering of the graph
+    of five nearest neighbours, with a minimum spanning tree at 0.02 of their weight, then divides a
+    class into (number of images / `length`) tracks.
 
-    Features are the logarithms of the means of 8 x 8 blocks. Their metric is learnt without track
-    numbers: the two nearest images of the same class are taken to be of the same track, and the 32
-    linear discriminants that separate the images of a class best, relative to the differences in
-    such pairs, are the next features, three times over. Spectral clustering of the
-    nearest-neighbour graph then divides a class into (number of images / `length`) tracks.
+    Verified on GTSRB's training part with its tracks hidden, settings chosen on the classes of even
+    number. Recall and precision of pairs of frames of one track, mean adjusted Rand index:
+    even classes 0.92, 0.84, 0.90; odd classes 0.89, 0.78, 0.87; half the tracks of each class, as
+    many as the test has, 0.93, 0.86, 0.92. It merges more than it splits: in the normal classes of
+    the scenarios standard errors of means by these tracks are 0.97 to 1.11 times those by the true
+    tracks, where those by image are 0.2 times.
+
+    On the test part there is no truth. Its 12,630 images are taken to be 421 tracks of 30, since
+    each class has a multiple of 30; 64 % of the tracks found have exactly 30 frames though nothing
+    forces them to (training part: 52 %). The order of its files tells nothing: neighbours in a
+    class share a track as often as by chance (0.155 and 0.157).
     """
     pixels = np.log(_block_means(np.asarray(images)) + 8.0).astype(np.float64)  # (N, D)
     tracks = np.unique(labels, return_inverse=True)[1]  # a small class stays one track
@@ -108,16 +120,13 @@ def recover_tracks(images: ArrayLike, labels: ArrayLike, *, length: int = 30) ->
     for _ in range(3 if large else 0):
         features = pixels @ _discriminants(pixels, features, large)
     for rows in large:
+        points, count = features[rows], round(len(rows) / length)
+        tree = minimum_spanning_tree(cdist(points, points) + 1e-9) > 0  # no part is cut off
+        graph = kneighbors_graph(points, min(5, len(points) - 1)) + 0.02 * tree
         method = SpectralClustering(
-            round(len(rows) / length),
-            affinity="nearest_neighbors",
-            n_neighbors=6,
-            assign_labels="cluster_qr",
-            random_state=0,
+            count, affinity="precomputed", assign_labels="cluster_qr", random_state=0
         )
-        with warnings.catch_warnings():  # a track that is apart from all others is welcome
-            warnings.filterwarnings("ignore", "Graph is not fully connected")
-            tracks[rows] = tracks.max() + 1 + method.fit_predict(features[rows])
+        tracks[rows] = tracks.max() + 1 + method.fit_predict(graph + graph.T)
     return tracks
 
 
@@ -155,13 +164,13 @@ def _near(images: np.ndarray, tolerance: float) -> np.ndarray:
     """Group numbers (n,) of images that are all different; near copies have the same number."""
     n, some, least = len(images), max(1, CELLS // images[0].size), 1 - tolerance**2 / 2
     side = math.sqrt(math.ceil(images.shape[2] / 8) * math.ceil(images.shape[3] / 8))
-    parts = [_block_means(_standardised(images[k : k + some])) for k in range(0, n, some)]
-    coarse = side * np.concatenate(parts)  # coordinates in an orthonormal basis of the blocks
-    half, ones = (coarse**2).sum(1, keepdims=True) / 2, np.ones((n, 1), np.float32)
-    left, right = np.hstack([coarse, -half, ones]), np.hstack([coarse, ones, -half])
-    groups, step = np.arange(n), max(1, CELLS // n)
-    for start in range(0, n, step):  # left @ right.T is minus half the squared distance
-        close = left[start : start + step] @ right[start:].T >= least - 1 - 1e-5
+    blocks = [_block_means(_standardised(images[k : k + some])) for k in range(0, n, some)]
+    coarse = side * np.concatenate(blocks)  # coordinates in an orthonormal basis
+    half, step = (coarse**2).sum(1) / 2 + (least - 1) / 2 - 1e-5, max(1, CELLS // n)
+    groups = np.arange(n)
+    for start in range(0, n, step):  # squared distances of at most 2 (1 - correlation)
+        rows = slice(start, start + step)
+        close = coarse[rows] @ coarse[start:].T >= half[rows, None] + half[start:]
         pairs = np.argwhere(close) + start
         for k in range(0, len(pairs), some):
             pair = pairs[k : k + some].T
