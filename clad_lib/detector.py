@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clad_lib.clad.scores import Scored, Scorer
 from clad_lib.clad.training import pick_device
-from clad_lib.config import Settings, make_config, unknown
+from clad_lib.config import make_config, unknown
 from clad_lib.data.cache import ImageData
 from clad_lib.data.folders import image_files, in_words, read_folder, stream_folder
 from clad_lib.data.pictures import DataError, highest_values, shown
@@ -23,7 +23,6 @@ from clad_lib.data.reading import units_of
 from clad_lib.data.scenarios import make_split
 from clad_lib.data.split import Scenario, Split
 from clad_lib.judge import guarantees
-from clad_lib.methods.patches import PatchScorer, patches
 from clad_lib.methods.scorers import pixels
 from clad_lib.study import bundle, stages
 from clad_lib.study.engine import Study
@@ -35,23 +34,6 @@ KEPT = {
     "settings": ("method", "size", "alpha", "delta", "seed"),
     "learnt": ("highest", "notes", "counts"),
 }
-CARD = """# A detector of anomalies in images
-
-{report}
-
-## What it is for
-It says of a new image whether it differs from the normal images that it was fitted to. It does not
-know which anomalies matter. Load it with `clad score` or `clad_lib.Detector.load`.
-
-## What it holds
-Numbers learnt from the training images, calibration scores, and {kept:,} training images as they
-are, which `explain` shows: whoever has this folder can look at them.
-
-## When the promise is void
-New images from another camera, place, process or time than the calibration images; several images
-of one object counted as several; calibration images that were chosen because of their scores.
-`clad score --normal` on fresh normal images looks for signs of this.
-"""
 
 
 class Explanation(NamedTuple):
@@ -84,12 +66,12 @@ class Detector:
         calibration: float = 0.2,
         profile: str = "fast",
     ):
-        if method not in (known := dict.fromkeys(["Patches", *stages.methods()])):
-            raise ValueError(unknown("method", method, known))
+        if method not in stages.methods():
+            raise ValueError(unknown("method", method, stages.methods()))
         self.method, self.size, self.alpha, self.delta, self.seed = method, size, alpha, delta, seed
         self.config = make_config("own images", "ALL", profile=profile, seed=seed, size=size)
         self.device, self.calibration = pick_device(device), calibration
-        self.scorer: Scorer | None = None
+        self.scorer: Any = None
 
     def fit(
         self, images: Any, *, tracks: Any = None, strict: bool = False, progress: bool = False
@@ -166,25 +148,24 @@ class Detector:
         options: Any = dict(channels=channels, batch=batch, strict=strict)
         stream, told = stream_folder(folder, size=size, highest=self.highest or None, **options), 0
         for paths, images, out in stream:
-            frame = pd.DataFrame({"path": map(shown, paths), "score": self.score(images)})
-            frame["p_value"] = guarantees.conformal_p_values(self.calibrated, frame.score)
-            remarks = {each.path: each.reason for each in out[told:]}
+            scores, remarks = self.score(images), {each.path: each.reason for each in out[told:]}
+            columns = {
+                "path": map(shown, paths),
+                "score": scores,
+                "p_value": guarantees.conformal_p_values(self.calibrated, scores),
+                "alarm": scores > self.threshold.value,
+                "skipped": [remarks.get(path, "") for path in paths],
+            }
             told = len(out)
-            yield (
-                frame.assign(
-                    alarm=frame.score > self.threshold.value,
-                    skipped=[remarks.get(path, "") for path in paths],
-                ),
-                images,
-            )
+            yield pd.DataFrame(columns), images
         left = [(shown(each.path), each.reason) for each in out if not each.used]
         rest = pd.DataFrame(left, columns=["path", "skipped"])
-        yield rest.reindex(columns=["path", "score", "p_value", "alarm", "skipped"]), images[:0]
+        yield rest.reindex(columns=[*columns]), images[:0]
 
     def explain(self, image: Any, *, count: int = 5) -> Explanation:
         """Where the score of one image (C, S, S) uint8 comes from, and `count` images like it."""
         one, known = as_images(torch.as_tensor(image)[None]), pixels(self.examples)
-        drawn = self.scorer.map(one)[0].numpy() if isinstance(self.scorer, PatchScorer) else None
+        drawn = self.scorer.map(one)[0].numpy() if hasattr(self.scorer, "map") else None
         gaps = torch.cdist(pixels(one), known, compute_mode="donot_use_mm_for_euclid_dist")[0]
         near, places = gaps.topk(min(count, len(known)), largest=False)
         return Explanation(drawn, self.examples[places].numpy(), near.numpy())
@@ -216,8 +197,7 @@ class Detector:
         }
         record |= {"parts": parts, "threshold": self.threshold._asdict(), "made": stamp()}
         tensors = {"scores": torch.from_numpy(self.calibrated), "examples": self.examples, **state}
-        card = CARD.format(report=self.report(), kept=len(self.examples))
-        return bundle.write_bundle(Path(folder), tensors, record, card)
+        return bundle.write_bundle(Path(folder), tensors, record, self.report())
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Detector:
@@ -235,10 +215,9 @@ class Detector:
             found.threshold = found.threshold_at(record["threshold"]["alpha"])
             _ = found.explain(found.examples[0]), found.p_value(found.examples[:1]), found.report()
         except Exception as error:  # damaged files raise whatever their reader raises
-            if isinstance(error, StoreError):
-                raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise StoreError(f"{folder} is damaged, or of no use here ({reason})") from error
+            damaged = f"{folder} is damaged, or of no use here ({type(error).__name__}: {error})"
+            words = str(error) if isinstance(error, StoreError) else " ".join(damaged.split())
+            raise StoreError(words) from error
         return found
 
 
@@ -256,8 +235,6 @@ def as_images(images: Any) -> Tensor:
 
 def _fitted(method: str, split: Split, config: Any, device: torch.device, progress: bool) -> Scorer:
     """The scorer of a row of the table of stages; what it needs is made in a temporary folder."""
-    if method == "Patches":
-        return patches(split, Settings.everything(config, device=device))
     gives = typing.get_type_hints(stages.function_of(method))["return"]
     if gives is Scored or stages.row(method).protocol == "oracle":
         raise ValueError(f"{method} scores the test images of a study and no new ones: use Patches")

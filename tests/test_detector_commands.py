@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clad_lib import detector_commands  # noqa: F401
-from clad_lib.commands import app
+from clad_lib.__main__ import app
 from clad_lib.data.reading import load_dataset
 from clad_lib.detector import Detector
 from clad_lib.study.store import StoreError

@@ -27,7 +27,7 @@ def write_page(
     line, pictures = detector.threshold.value, np.stack([image for *_, image in top])
     figure = px.histogram(x=scores, nbins=60).add_vline(line, line=theme.DASHED)
     note = f"Right of the dashed line, {line:.4g}, an image alarms."
-    axes = {"xaxis_title": "anomaly score (higher = more anomalous)", "yaxis_title": "images"}
+    axes: Any = {"xaxis_title": "anomaly score (higher = more anomalous)", "yaxis_title": "images"}
     theme.finish(figure, title="Scores of the images", note=note, **axes)
     rows = {"image": pictures} | maps_of(detector, pictures)
     note = "In the order of the list below; a map is bright where the score comes from."

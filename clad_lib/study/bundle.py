@@ -23,8 +23,26 @@ FORMAT = 1  # grows when an older clad_lib could not read what is written
 SAVED = ("Patches", "NearestImage", "ODIN")  # the methods that are made of tensors
 WEIGHTS, RECORD, CARD, SUMS = "model.safetensors", "detector.json", "MODEL_CARD.md", "SHA256SUMS"
 
+TEXT = """# A detector of anomalies in images
 
-def write_bundle(folder: Path, tensors: dict[str, Tensor], record: dict, card: str) -> Path:
+{report}
+
+## What it is for
+It says of a new image whether it differs from the normal images that it was fitted to. It does not
+know which anomalies matter. Load it with `clad score` or `clad_lib.Detector.load`.
+
+## What it holds
+Numbers learnt from the training images, calibration scores, and {kept:,} training images as they
+are, which `explain` shows: whoever has this folder can look at them.
+
+## When the promise is void
+New images from another camera, place, process or time than the calibration images; several images
+of one object counted as several; calibration images that were chosen because of their scores.
+`clad score --normal` on fresh normal images looks for signs of this.
+"""
+
+
+def write_bundle(folder: Path, tensors: dict[str, Tensor], record: dict, report: str) -> Path:
     """Write tensors (safetensors), a record of JSON values and a card, whole or not at all.
 
     SHA256SUMS stands beside them, as `sha256sum -c` reads it. Raises StoreError when something lies
@@ -33,7 +51,8 @@ def write_bundle(folder: Path, tensors: dict[str, Tensor], record: dict, card: s
     check(folder, record["settings"]["method"])
     weights = save({name: each.detach().cpu().contiguous() for name, each in tensors.items()})
     text = json.dumps({"format": FORMAT, **record}, indent=1).encode()
-    files = {WEIGHTS: weights, RECORD: text, CARD: card.encode()}
+    card = TEXT.format(report=report, kept=len(tensors["examples"])).encode()
+    files = {WEIGHTS: weights, RECORD: text, CARD: card}
     with atomic_folder(folder) as draft:
         for name, content in (files | {SUMS: checksums(files)}).items():
             (draft / name).write_bytes(content)
@@ -75,7 +94,7 @@ def read_bundle(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def taken_apart(method: str, scorer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A fitted scorer of a method in SAVED as tensors and JSON values."""
     if method == "ODIN":
-        model = scorer.args[0]
+        (model,) = scorer.args
         return model.state_dict(), {"shape": model.shape, "options": scorer.keywords}
     return (scorer.state() if method == "Patches" else {}), {}  # NearestImage: the examples
 
