@@ -48,7 +48,7 @@ def maps_of(detector: Any, images: np.ndarray) -> dict[str, np.ndarray]:
         return {}
     size = images.shape[2]
     cells = np.arange(size) * maps[0].shape[0] // size  # (S,)
-    shares = np.stack(maps)[:, None, cells][..., cells] / np.max(maps)  # (N, 1, S, S)
+    shares = np.stack(maps)[:, None, cells][..., cells] / (np.max(maps) or 1)  # (N, 1, S, S)
     return {"its map": shares.repeat(images.shape[1], 1)}
 
 
