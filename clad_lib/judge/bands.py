@@ -56,12 +56,6 @@ def band_at(band: Band, threshold: ArrayLike) -> np.ndarray:
     return np.append(1.0, band.upper)[np.searchsorted(band.thresholds, line, side="right")]
 
 
-def band_threshold(band: Band, alpha: float) -> float:
-    """The lowest threshold whose bound is at most alpha, which may be chosen late; inf if none."""
-    enough = band.thresholds[band.upper <= share(alpha, "alpha")]
-    return float(enough[0]) if len(enough) else math.inf
-
-
 @cache
 def upper_boundary(n: int, delta: float) -> np.ndarray:
     """b (n + 1,), rising, b_(n+1) = 1, with P(V_(k) <= b_k for all k) = 1 - delta; read-only.

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta, betabinom, binom
+from scipy.stats import beta, binom
 
 from clad_lib.judge.bands import (  # noqa: F401  what `guarantees` offers too
     Band,
     band_at,
-    band_threshold,
     false_alarm_band,
     upper_boundary,
 )
@@ -117,18 +116,6 @@ def smallest_alpha(n: int, delta: float = 0.1) -> float:
 def images_needed(alpha: float, delta: float = 0.1) -> int:
     """The fewest calibration images that can promise alpha: least n, (1 - alpha)^n <= delta."""
     return math.ceil(math.log(share(delta, "delta")) / math.log1p(-share(alpha, "alpha")) - 1e-9)
-
-
-def false_alarm_count(
-    threshold: Threshold, images: int = 1000, *, level: float = 0.95
-) -> tuple[float, int]:
-    """Expected false alarms in the next normal images, and the number not exceeded at `level`.
-
-    Over calibration draw and images together: a beta-binomial of `images`, k and n - k + 1."""
-    if not threshold.rank:
-        return 0.0, 0
-    law = betabinom(images, threshold.rank, threshold.n - threshold.rank + 1)
-    return float(law.mean()), int(law.ppf(share(level, "level")))
 
 
 def cluster_thresholds(

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from clad_lib.judge.counting import METRICS, checked, counts, finite, share
+from clad_lib.judge.counting import METRICS, checked, counts, share
 
 CELLS = 2**16  # (resample, image) cells handled at once: half a MB stays in a core's cache
 
@@ -125,36 +125,9 @@ def paired_comparison(
         return _student(difference, level, float(drawn.var(ddof=1)), count)
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p_value = min(1.0, 2 * (1 + int(tail)) / (resamples + 1))
-    if math.isfinite(count) and p_value < 1:  # as the percentiles are expanded
+    if math.isfinite(count):  # as the percentiles are expanded
         p_value = 2 * student.sf(norm.isf(p_value / 2) * math.sqrt(1 - 1 / count), count - 1)
     return Comparison(float(difference[0]), *_percentiles(drawn, level, count), float(p_value))
-
-
-def over_seeds(values: ArrayLike, *, level: float = 0.95) -> Interval:
-    """Mean of a metric over seeds, values (S,), and Student's interval; NaN for one seed.
-
-    low, high = mean -+ t_(S-1) s / S^(1/2): where the mean of many more seeds lies, on these test
-    images. Raises ValueError for no values, NaN or infinite ones.
-    """
-    found = finite(values, "values over seeds")
-    if len(found) == 1:
-        return Interval(float(found[0]), math.nan, math.nan)
-    return Interval(*_student(found, level, 0.0, math.inf)[:3])
-
-
-def paired_over_seeds(one: ArrayLike, other: ArrayLike, *, level: float = 0.95) -> Comparison:
-    """Whether one method beats another over retraining: paired t-test of a metric, values (S,).
-
-    The test images are held fixed; give `paired_comparison` scores (S, N) to count their chance
-    too. Differences that are all equal give p = 0, or 1 where they are 0. Raises ValueError for
-    fewer than two seeds or lengths that differ.
-    """
-    first, second = finite(one, "values over seeds"), finite(other, "values over seeds")
-    if len(first) != len(second) or len(first) < 2:
-        raise ValueError(
-            f"got {len(first)} and {len(second)} values: expected the same seeds, two or more"
-        )
-    return _student(first - second, level, 0.0, math.inf)
 
 
 def _resampled(

@@ -13,9 +13,7 @@ from clad_lib.judge.intervals import (  # noqa: F401  what `metrics` offers too
     Interval,
     bootstrap,
     interval_over_seeds,
-    over_seeds,
     paired_comparison,
-    paired_over_seeds,
 )
 
 

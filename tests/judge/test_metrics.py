@@ -18,7 +18,6 @@ from clad_lib.judge.metrics import (
     flipped_auroc,
     hard_decision_auroc,
     holm,
-    over_seeds,
 )
 
 
@@ -160,4 +159,3 @@ def test_nothing_warns_on_sound_scores():
         evaluate(*draw(16))
         bootstrap(*draw(16), resamples=50, seed=0)
         bootstrap(*draw(16), resamples=50, seed=0, units=np.arange(300) // 3)
-        over_seeds([0.9])
