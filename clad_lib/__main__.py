@@ -8,11 +8,11 @@ import warnings
 
 import typer
 
-from clad_lib import detector_commands  # noqa: F401  adds its commands to the app
+from clad_lib import detector_commands, results_commands  # noqa: F401  add commands to the app
 from clad_lib.commands import app
 
 INTERRUPTED = 130  # how Typer reports ctrl-C
-GOES_ON = "finished stages are kept, the same command goes on from there"
+GOES_ON = "what was finished is kept"
 
 
 def main() -> None:

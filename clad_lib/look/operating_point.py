@@ -34,8 +34,9 @@ class Setting(NamedTuple):
     epsilon: float | None = None
 
     def __str__(self) -> str:
-        odin = f"{self.score}, T = {self.temperature}, epsilon = {self.epsilon}"
-        return self.score if self.temperature is None else odin
+        if self.temperature is None:
+            return self.score
+        return f"{self.score}, T = {self.temperature:g}, epsilon = {self.epsilon:g}"
 
 
 class Sheet(NamedTuple):

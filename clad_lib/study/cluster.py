@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ def connect(scheduler: str, workers: int) -> Iterator[Client]:
     """
     here: dict[str, Any] = dict(processes=False, n_workers=workers, threads_per_worker=1)
     here |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
-    here |= dict(memory_limit=0, resources={"GPU": 1})
+    here |= dict(memory_limit=0, resources={"GPU": 1}, silence_logs=logging.CRITICAL)
     with Client(scheduler, timeout=TIMEOUT) if scheduler else Client(**here) as client:
         try:
             yield client

@@ -22,6 +22,7 @@ COPIES = "copies"  # the row that the metrics of every method read
 SPLIT = ("dataset", "scenario", "seed", "split", "size", "calibration", "max_train", "max_test")
 ROW = Path(__file__).with_name("row.ipynb")  # makes one row
 FULL = ("No space left on device", "Disk quota exceeded")
+INTERRUPTED = (": KeyboardInterrupt", ": InterruptedError")
 REFUSED = "NotApplicable: "  # how a method says that it does not apply to these images
 
 
@@ -167,9 +168,9 @@ def _execute(job: Job, device: str, kernel: Any, draft: Path) -> None:
 def _failed(job: Job, draft: Path, error: str, seconds: float) -> Outcome:
     """Keep the notebook with its traceback, unless the user or a full disk stopped it."""
     first = re.sub(rf"^{ROW.name}, cell \d+: ", "", error.partition("\n")[0])
-    if any(text in error for text in FULL) or ": KeyboardInterrupt" in error:
-        why = "interrupted" if "KeyboardInterrupt" in first else "full"
-        return Outcome(job.key, why, seconds, first)
+    for status, texts in (("full", FULL), ("interrupted", INTERRUPTED)):
+        if any(text in error for text in texts):
+            return Outcome(job.key, status, seconds, first)
     status = "refused" if first.startswith(REFUSED) else "failed"
     job.failure.mkdir(parents=True, exist_ok=True)
     if draft.is_file():

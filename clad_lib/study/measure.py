@@ -60,17 +60,21 @@ def measure(
     return scores_table(split, calibrated, tested, free), found
 
 
+def units_of(split: Split) -> np.ndarray | None:
+    """The tracks (m,) of the test images where several show one object, else None."""
+    tracks = split.test_tracks
+    return tracks if len(np.unique(tracks)) < len(tracks) else None
+
+
 def _tested(
     split: Split, tested: np.ndarray, anomaly: np.ndarray, seed: int, copies: np.ndarray | None
 ) -> dict[str, Any]:
-    units = None if split.test_tracks is None else split.test_tracks
-    repeated = units is not None and len(np.unique(units)) < len(units)
-    interval = metrics.bootstrap(
-        tested, anomaly, resamples=RESAMPLES, seed=seed, units=units if repeated else None
-    )
+    units = units_of(split)
     found = metrics.evaluate(tested, anomaly)._asdict()
-    found |= {"auroc_low": interval.low, "auroc_high": interval.high}
-    found["unit"] = "track" if repeated else "image"
+    found["unit"] = "image" if units is None else "track"
+    if units is None or min(len(np.unique(units[kind])) for kind in (anomaly, ~anomaly)) > 1:
+        interval = metrics.bootstrap(tested, anomaly, resamples=RESAMPLES, seed=seed, units=units)
+        found |= {"auroc_low": interval.low, "auroc_high": interval.high}
     if copies is not None and copies.any() and not anomaly[~copies].all():
         found["copies_in_training"] = int(copies.sum())
         found["auroc_without_copies"] = metrics.auroc(tested[~copies], anomaly[~copies])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clad_lib.study.engine import Study
 
 ON_REQUEST = ("07_ablations", "09_your_own_images")  # they train again, or on other images
-PATIENCE = 10  # seconds that a notebook gets to end when it is interrupted
+INTERRUPTS = 10  # every two seconds, until a notebook that is to end does so
 LONGEST = 95  # bytes of a folder for sockets; systems allow 103 with the socket's own name
 ENVIRONMENT = {
     "PLOTLY_RENDERER": "plotly_mimetype",  # figures as data, without a script of 5 MB in each
@@ -57,7 +57,7 @@ def choose_notebooks(wanted: str = "") -> list[Path]:
     chosen = [] if wanted.strip() else [stem for stem in stems if stem not in ON_REQUEST]
     for part in filter(None, map(str.strip, wanted.split(","))):
         ends = (stems[0], stems[-1]) if part == "all" else part.split("-", 1)
-        first, last = (_stem(end.strip(), stems) for end in (ends[0], ends[-1]))
+        first, last = sorted(_stem(end.strip(), stems) for end in (ends[0], ends[-1]))
         chosen += [stem for stem in stems if first <= stem <= last]
     return [path for stem, path in known.items() if stem in chosen]
 
@@ -149,7 +149,7 @@ class Kernel:
     def ready(self, *, fresh: bool) -> _Manager:
         """The manager of the kernel; `fresh` forgets variables and widgets, imports stay."""
         if self.closed:
-            raise RuntimeError("the kernel was closed")
+            raise InterruptedError("the kernel was closed")
         if self.manager is None:
             self.manager = _Manager(self.folder, self.environment)
         elif fresh:
@@ -173,11 +173,16 @@ class Kernel:
         return said.strip().rpartition("\n")[2]
 
     def close(self) -> None:
-        """Interrupt what runs, wait until it has removed its drafts, and end the process."""
+        """Interrupt what runs until it has removed its drafts, then end the process.
+
+        One interrupt may be lost, in an import for example that takes every exception.
+        """
         self.closed = True
-        if self.manager is not None and self.manager.has_kernel:
-            run_sync(self.manager.interrupt_kernel)()
-        self.busy.acquire(timeout=PATIENCE)
+        for _ in range(INTERRUPTS):
+            if self.manager is not None and self.manager.has_kernel:
+                run_sync(self.manager.interrupt_kernel)()
+            if self.busy.acquire(timeout=2):
+                break
         self.kill()
 
 

@@ -106,6 +106,8 @@ def _compare(runs: pd.DataFrame, best: str, rival: str, resamples: int) -> tuple
     one, other = stacked[: len(shared)], stacked[len(shared) :]
     anomaly, track = flat[0]["anomaly"].to_numpy(), flat[0]["track"].to_numpy()
     units = track if len(np.unique(track)) < len(track) else None
+    if units is not None and min(len(set(track[kind])) for kind in (anomaly, ~anomaly)) < 2:
+        return None
     pair = metrics.paired_comparison(one, other, anomaly, resamples=resamples, seed=0, units=units)
     return len(shared), pair.difference, pair.low, pair.high, pair.p_value
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from clad_lib.judge import guarantees, metrics
 from clad_lib.study.engine import Scores, Study
+from clad_lib.study.measure import units_of
 from clad_lib.study.stages import CONTROL, LATENT, ONE, row
 
 LEVEL = 0.05  # of the paired tests, corrected by Holm's method
@@ -34,17 +35,16 @@ def finished(study: Study, names: Iterable[str]) -> dict[str, Scores]:
     return {name: study.find(name) for name in names if study.has(name)}
 
 
-def units_of(study: Study) -> np.ndarray | None:
-    """The tracks of the test images where several show one object, else None."""
-    tracks = study.split.test_tracks
-    return tracks if len(np.unique(tracks)) < len(tracks) else None
-
-
 def compare(study: Study, one: Scores, other: Scores) -> metrics.Comparison:
-    """Two methods on the same test images: a bootstrap paired on images, or on tracks."""
-    return metrics.paired_comparison(
-        one.test, other.test, study.split.answers.test_anomaly, seed=0, units=units_of(study)
-    )
+    """Two methods on the same test images: a bootstrap paired on images, or on tracks.
+
+    With a single track of one kind nothing can be told: p is 1 and the interval is NaN.
+    """
+    anomaly, units = study.split.answers.test_anomaly, units_of(study.split)
+    if units is not None and min(len(set(units[kind])) for kind in (anomaly, ~anomaly)) < 2:
+        difference = one.metrics["auroc"] - other.metrics["auroc"]
+        return metrics.Comparison(difference, float("nan"), float("nan"), 1.0)
+    return metrics.paired_comparison(one.test, other.test, anomaly, seed=0, units=units)
 
 
 def as_good_as_best(study: Study, found: Mapping[str, Scores]) -> set[str]:

@@ -110,9 +110,13 @@ def read(final: Path) -> str:
 
 
 def test_a_failed_block_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="boom"), atomic_folder(tmp_path / "a") as draft:
-        (draft / "half").write_text("x", encoding="utf-8")
-        raise RuntimeError("boom")
+    def fails():
+        with atomic_folder(tmp_path / "a") as draft:
+            (draft / "half").write_text("x", encoding="utf-8")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fails()
     assert list(tmp_path.iterdir()) == []
 
 
