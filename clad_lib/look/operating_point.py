@@ -96,7 +96,8 @@ def line_at(
 def line_for_share(sheet: Sheet, share: float) -> Line:
     """The lowest line with at most that share of the calibration images above it."""
     scores = np.sort(sheet.calibration)
-    ends = np.append(np.nextafter(scores[0], -np.inf), scores)
+    below = scores[0] - 1e-9 * max(abs(scores[0]), 1.0)
+    ends = np.append(below, scores)
     return line_at(sheet, ends[-1 - round(share * len(scores))])
 
 

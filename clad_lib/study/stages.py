@@ -63,11 +63,11 @@ def _control(function: str, *needs: str, **more: Any) -> Row:
 
 
 def _long(function: str, *reads: str) -> Row:
-    """A method on the rotation network, whose training takes minutes: it runs when it is named."""
-    place = f"clad_lib.methods.{function}"
-    return Row(place, ("rotation_network",), reads, block=BEYOND, in_all=False)
+    needs = ("rotation_network",)  # its training takes minutes: these run when they are named
+    return Row(f"clad_lib.methods.{function}", needs, reads, block=BEYOND, in_all=False)
 
 
+_TURNS = "clad_lib.methods.rotation:rotation_network"
 _PATCHES = ("patch_features", "patch_images", "clusters")
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER)
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
@@ -151,9 +151,7 @@ _OWN: dict[str, Row] = {
     "FeatureNorm": _control("feature_norm", "autoencoder"),
     "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, block=BEYOND),
     "rotation_network": Row(
-        "clad_lib.methods.rotation:rotation_network",
-        ("clusters",),
-        ("rotation_views", "stem", "clf_batch", "clf_lr"),
+        _TURNS, ("clusters",), ("rotation_views", "stem", "clf_batch", "clf_lr")
     ),
     "Rotation": _long("rotation:rotation"),
     "Fused": _long("fused:fused", *_PATCHES),
@@ -233,8 +231,7 @@ class Places(NamedTuple):
 
     def path(self, name: str) -> Path:
         """The folder of a row's artefact, whether or not it is there."""
-        settings = settings_of(name, self.config) | {"data": self.data}
-        text = json.dumps(settings, sort_keys=True)
+        text = json.dumps(settings_of(name, self.config) | {"data": self.data}, sort_keys=True)
         return self.scenario / f"{name}-{short_hash(text)}" / f"seed{self.config.seed}"
 
     @property

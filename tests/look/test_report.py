@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from clad_lib.config import make_config
 from clad_lib.look import report
+from clad_lib.study import words
 from clad_lib.study.batch import Report
 from clad_lib.study.engine import open_study
 from clad_lib.study.jobs import Job, Outcome, plan
@@ -132,7 +133,7 @@ def test_the_report_of_a_study_says_what_the_terminal_says(scored):
         metrics = study.find(name).metrics
         assert f"{100 * metrics['auroc']:.1f}" in text
         assert any(line.strip().startswith(name) for line in lines)
-        assert f"{name}: " in text  # its promise
+        assert words.promise(study, name, study.find(name)).partition(": ")[2] in text
     record = json.loads((study.path("OCSVM") / "config.json").read_text(encoding="utf-8"))
     for part in (
         record["commit"],

@@ -237,6 +237,7 @@ def test_a_method_that_does_not_apply_is_refused(places, executed):
     ("error", "status"),
     [
         ("row.ipynb, cell 3: KeyboardInterrupt: \nexecuted so far: there", "interrupted"),
+        ("row.ipynb: InterruptedError: the kernel was closed; it said: ", "interrupted"),
         ("row.ipynb, cell 3: StoreError: cannot write /x: No space left on device; free", "full"),
         ("row.ipynb: OSError: [Errno 122] Disk quota exceeded; it said: ", "full"),
     ],
