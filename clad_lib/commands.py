@@ -24,7 +24,7 @@ Scenario = Annotated[
     str, typer.Option(help="such as CUR; a label such as 3; or a grouping such as 0+3+8")
 ]
 Profile = Annotated[
-    str, typer.Option(help="smoke (read no number), fast, paper (as published), best (a GPU)")
+    str, typer.Option(help="smoke (read no number), fast, or paper (as published)")
 ]
 Seed = Annotated[int, typer.Option(help="seed of the split, the weights and the batches")]
 Size = Annotated[
@@ -56,7 +56,7 @@ def study(
     profile: Profile = "fast",
     seed: Seed = 0,
     size: Size = None,
-    notebooks: Annotated[str, typer.Option(help="by number: 02,03-05; all, with the long 07")] = "",
+    notebooks: Annotated[str, typer.Option(help="by number: 02,03-05; all, with 07 and 09")] = "",
     device: Device = "auto",
     runs: Runs = Path("runs"),
     settings: Set = None,

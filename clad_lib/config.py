@@ -126,7 +126,7 @@ def make_config(
     """A Config for one scenario: the profile's values, the data set's, then `overrides`.
 
     `smoke` runs in seconds and proves only that the parts fit. `fast` is one setting for all
-    scenarios of a data set. `paper` takes the published per-scenario values. `best` spends a GPU.
+    scenarios of a data set. `paper` takes the published per-scenario values.
 
     Raises ValueError for an unknown profile or setting, or a value of the wrong type.
     """
