@@ -1,7 +1,7 @@
 """One-class anomaly detection, and why it fails when normal hides several classes.
 
     from clad_lib import make_config, open_study
-    study = open_study(make_config("digits", "STR"))
+    study = open_study(make_config("digits", "MIX"))
     study["ODIN"].metrics["auroc"]
 
 What a user may call is imported when it is first used.

@@ -52,7 +52,7 @@ def _version(
 @app.command()
 def study(
     dataset: Dataset = "digits",
-    scenario: Scenario = "STR",
+    scenario: Scenario = "MIX",
     profile: Profile = "fast",
     seed: Seed = 0,
     size: Size = None,
@@ -80,7 +80,7 @@ def study(
 @app.command()
 def run(
     dataset: Dataset = "digits",
-    scenario: Scenario = "STR",
+    scenario: Scenario = "MIX",
     profile: Profile = "fast",
     seed: Seed = 0,
     size: Size = None,
@@ -155,7 +155,7 @@ def batch(
 @app.command()
 def dashboard(
     dataset: Dataset = "digits",
-    scenario: Scenario = "STR",
+    scenario: Scenario = "MIX",
     profile: Profile = "fast",
     seed: Seed = 0,
     size: Size = None,

@@ -33,7 +33,7 @@ class Config:
     """All settings of one run. `make_config` makes one; `dataclasses.replace` changes one."""
 
     dataset: str = "digits"
-    scenario: str = "STR"
+    scenario: str = "MIX"
     profile: str = "fast"
     seed: int = 0
 
@@ -117,7 +117,7 @@ class Config:
 
 def make_config(
     dataset: str = "digits",
-    scenario: str = "STR",
+    scenario: str = "MIX",
     *,
     profile: str = "fast",
     seed: int = 0,

@@ -21,7 +21,7 @@ def results(
     ] = None,
     method: Annotated[str, typer.Option(help="the name under which --add stands")] = "Mine",
     dataset: Dataset = "digits",
-    scenario: Scenario = "STR",
+    scenario: Scenario = "MIX",
     seed: Seed = 0,
 ) -> None:
     """The finished runs as a table: SELECT what you like, or per scenario and method."""

@@ -63,12 +63,12 @@ def builder():
 
 
 def test_the_first_view_is_the_default_study(builder):
-    assert builder.command.value == "clad study --dataset digits --scenario STR"
-    assert builder.config == make_config("digits", "STR")
-    assert builder.scenario.value == "STR"
-    assert ticked(builder) == (1, 4, 7)
+    assert builder.command.value == "clad study --dataset digits --scenario MIX"
+    assert builder.config == make_config("digits", "MIX")
+    assert builder.scenario.value == "MIX"
+    assert ticked(builder) == (2, 5, 6, 9)
     assert shown(builder) == by_hand(builder)[1]
-    assert said(builder) == "Normal: straight digits."
+    assert said(builder) == "Normal: mixed digits."
 
 
 @pytest.mark.parametrize("name", scenarios_of("digits"))
