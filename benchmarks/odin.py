@@ -1,48 +1,72 @@
-"""ODIN in batches against the image-by-image loop of the published code: images per second on one core, in one run."""
+"""ODIN in batches against one image at a time, as the published code does, and pytorch-ood.
+
+`python benchmarks/odin.py [--small]`. An untrained ResNet-18 and random images of 28x28 pixels; all
+sides take the same temperature and step, and must rank the images alike.
+"""
 
 from __future__ import annotations
 
-import time
+from functools import partial
 
 import torch
+from pytorch_ood.detector import ODIN
+from scipy.stats import spearmanr
+from sides import RATIOS, asked_for_small, in_turn, print_table, ratios
+from torch import Tensor
 
-from clad_lib.models import ResNet18
-from clad_lib.scoring import log_confidence, odin
+from clad_lib.clad.networks import ResNet18
+from clad_lib.clad.posthoc import msp
+from clad_lib.clad.scores import odin
 
-IMAGES, LOOPED, SIZE, TEMPERATURE, EPSILON = 10_000, 200, 28, 1000.0, 0.0014
+TEMPERATURE, EPSILON, BATCH = 1000.0, 0.0014, 256
 
 
-def one_by_one(classifier: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The same score as the published code computes it: one image a call, gradients to every weight, float32, NCHW."""
+def one_by_one(classifier: ResNet18, images: Tensor) -> Tensor:
+    """The published loop: one image a call, float32, gradients to every weight."""
     scores = []
     for image in images.float().div(255):
-        batch = image[None].requires_grad_(True)
-        (-log_confidence(classifier(batch), temperature=TEMPERATURE)).sum().backward()
-        nudged = batch - EPSILON * batch.grad.sign()
-        scores.append(-log_confidence(classifier(nudged.detach()), temperature=TEMPERATURE).detach())
+        leaf = image[None].requires_grad_(True)
+        logits = classifier(leaf) / TEMPERATURE
+        torch.nn.functional.cross_entropy(logits, logits.argmax(1)).backward()
+        with torch.no_grad():
+            logits = classifier(leaf - EPSILON * leaf.grad.sign())
+        scores.append(msp(logits, temperature=TEMPERATURE))
         classifier.zero_grad()
     return torch.cat(scores)
 
 
-def rate(count: int, call) -> float:
-    """Images a second."""
-    started = time.perf_counter()
-    call()
-    return count / (time.perf_counter() - started)
+def pytorch_ood(classifier: ResNet18, images: Tensor) -> Tensor:
+    """pytorch-ood's detector, float32, in batches of the same size."""
+    detector = ODIN(classifier, eps=EPSILON, temperature=TEMPERATURE)
+    return torch.cat([detector.predict(batch.float() / 255) for batch in images.split(BATCH)])
 
 
 def main() -> None:
-    """Time both sides twice, alternating, for our CPU stem and for the published one."""
-    torch.set_num_threads(1)
-    images = torch.randint(0, 256, (IMAGES, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    """Time the sides for the stem of CPUs and for the published one."""
+    small = asked_for_small(__doc__)
+    count, looped = (512, 20) if small else (10_000, 200)
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=random)
+    rows = []
     for stem in ("small", "published"):
         torch.manual_seed(0)
-        classifier = ResNet18(1, SIZE, classes=10, stem=stem, mean=torch.tensor([0.5]), std=torch.tensor([0.3])).eval()
-        odin(classifier, images[:256])
-        for _ in range(2):
-            loop = rate(LOOPED, lambda net=classifier: one_by_one(net, images[:LOOPED]))
-            batched = rate(IMAGES, lambda net=classifier: odin(net, images, temperature=TEMPERATURE, epsilon=EPSILON))
-            print(f"{stem:9} stem: loop {loop:7.1f} images/s, batches {batched:7.1f} images/s, ratio {batched / loop:.1f}")
+        shape = dict(mean=torch.tensor([0.5]), std=torch.tensor([0.3]))
+        classifier = ResNet18(1, 28, classes=10, stem=stem, **shape).eval()
+        settings = dict(temperature=TEMPERATURE, epsilon=EPSILON, batch_size=BATCH)
+        sides = {
+            "clad_lib": partial(odin, classifier, images, **settings),
+            "one image at a time": partial(one_by_one, classifier, images[:looped]),
+            "pytorch-ood": partial(pytorch_ood, classifier, images),
+        }
+        units = dict.fromkeys(sides, count) | {"one image at a time": looped}
+        costs = in_turn(sides, repeats=1 if small else 2, units=units)
+        ours = costs.pop("clad_lib")
+        for name, theirs in costs.items():
+            alike = spearmanr(ours.result[: units[name]], theirs.result).statistic
+            rows.append((stem, name, *ratios(ours, theirs), alike))
+            assert alike > 0.9, f"{name} ranks the images otherwise: {alike:.3f}"
+    heads = ("stem", "rival", *RATIOS, "rank correlation of the scores")
+    print_table(f"ODIN of {count:,} images, {looped} for the loop", heads, rows)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,20 @@ import json
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
+from clad_lib.clad.dec import clusters
+from clad_lib.clad.training import autoencoder, seeded
 from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
 from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
+from clad_lib.methods.fused import fused
+from clad_lib.methods.patches import patches
+from clad_lib.methods.rotation import rotation_network
 
 DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
 TABLE = Path(__file__).parents[1] / "results" / "development.csv"
@@ -68,14 +74,29 @@ def development_split(
 
 
 def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Tensor]:
-    """Scores of the test images by the method ("") and by each of its parts, name -> (N,)."""
-    if method == "Patches":
-        from clad_lib.methods.patches import patches
+    """Scores of the test images by the method ("") and by each of its parts, name -> (N,).
 
+    Fused takes the pseudo-labels of autoencoder and DEC; "Fused, no labels" one label for all.
+    """
+    if method == "Patches":
         scorer = patches(split, settings)
-        parts = scorer.parts(split.test)
-        return {"": torch.stack(list(parts.values())).mean(0), **parts}
-    raise ValueError(f"unknown method {method!r}: expected Patches")
+        return {"": scorer(split.test), **scorer.parts(split.test)}
+    if method not in ("Fused", "Fused, no labels"):
+        raise ValueError(f"unknown method {method!r}: expected Patches, Fused or Fused, no labels")
+    with seeded(settings.seed):
+        if method == "Fused":
+            found = clusters(split, settings, autoencoder(split, settings))
+        else:
+            found = SimpleNamespace(labels=np.zeros(len(split.train), dtype=np.int64))
+        experts = fused(split, settings, rotation_network(split, settings, found))
+    turning = experts.experts["Rotation"]
+    p_values = {name: -torch.log(p) for name, p in experts.p_values(split.test).items()}
+    both = {
+        f"weight of rotation {weight:.2f}": p_values["Patches"] + weight * p_values["Rotation"]
+        for weight in (0.25, 0.5, 1.0, 2.0)
+    }
+    accuracy = {f"accuracy {turning.accuracy:.3f}": p_values["Rotation"]}
+    return {"": experts(split.test), **p_values, **turning.parts(split.test), **both, **accuracy}
 
 
 def main() -> None:
@@ -96,7 +117,9 @@ def main() -> None:
         if new:
             table.writerow([*COLUMNS, "auroc", "seconds"])
         for dataset in asked.datasets:
-            settings = Settings.everything(make_config(dataset, "ALL", **chosen))
+            settings = Settings.everything(
+                make_config(dataset, "ALL", **chosen), device=torch.device("cpu")
+            )
             for normal in (groupings(dataset)[place] for place in asked.groupings):
                 split = development_split(
                     dataset, normal, max_train=asked.max_train, max_test=asked.max_test

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from clad_lib.clad.networks import Clusters, ResNet18, Trained, channel_statistics
 from clad_lib.clad.training import fit, infer, precision
@@ -20,6 +20,7 @@ from clad_lib.data.split import Split
 from clad_lib.methods.distances import NEAREST, SCORES, PartScorer, neighbours
 
 TURNS = 4
+REMEMBERED = 10_000  # training images with whose features others are compared, at most
 HELD_OUT = 0.1  # share of the training tracks that the network does not see: what is normal for it
 
 
@@ -96,13 +97,17 @@ class RotationScorer(PartScorer):
 
 
 def views(model: Any, images: Tensor) -> Tensor:
-    """The log-probability of the right turn of each view (N, 4), then features (N, 512)."""
+    """The log-probability of the right turn of each view (N, 4), then their features (N, 4 512).
+
+    A turn's probability is the sum over the clusters; features are of unit length a view.
+    """
 
     def look(batch: Tensor) -> Tensor:
-        features = model.features(turned(batch))  # (4 N, 512)
+        features = model.features(turned(batch)).float()  # (4 N, 512)
         shares = model.logits(features).log_softmax(1).view(TURNS, len(batch), -1, TURNS)
         right = shares.logsumexp(2).diagonal(dim1=0, dim2=2)  # (N, 4)
-        return torch.cat([right, features.view(TURNS, len(batch), -1).mean(0).float()], 1)
+        each = normalize(features).view(TURNS, len(batch), -1).transpose(0, 1)
+        return torch.cat([right, each.flatten(1)], 1)
 
     return infer(model, images, function=look, batch_size=256, bf16=True)
 
@@ -110,4 +115,5 @@ def views(model: Any, images: Tensor) -> Tensor:
 def rotation(split: Split, settings: Settings, rotation_network: Trained) -> RotationScorer:
     """The row Rotation: its normals are the training images that the network did not see."""
     held = held_out(split.train_tracks, seed=settings.seed)
-    return RotationScorer(rotation_network.model, split.train[~held], split.train[held])
+    known = split.train[~held][:REMEMBERED]
+    return RotationScorer(rotation_network.model, known, split.train[held])

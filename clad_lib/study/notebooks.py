@@ -209,7 +209,8 @@ def execute(
                 _papermill(source, target, parameters, km=kernel.ready(fresh=fresh))
             return
         except PapermillExecutionError as error:
-            place = f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}"
+            name = "KeyboardInterrupt" if kernel.closed else error.ename  # which may have got lost
+            place = f"{source.name}, cell {error.exec_count}: {name}: {error.evalue}"
             raise NotebookError(f"{place}\nexecuted so far: {target}") from error
         except (CellControlSignal, RuntimeError, OSError) as error:
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -1,0 +1,123 @@
+"""Patches against the same scores made directly with torch.cdist and scikit-learn.
+
+`python benchmarks/patches.py [--small]`. Fits 10,000 images of 28x28 pixels and scores 4,000 more:
+scikit-learn's digits, enlarged, shifted and noisy. Each side runs in a process of its own; memory
+is what its peak adds to the images and imports. Both learn the same dictionaries.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from sides import RATIOS, Cost, asked_for_small, in_turn, print_table, ratios
+from sklearn.cluster import KMeans
+from sklearn.covariance import ShrunkCovariance
+from sklearn.datasets import load_digits
+from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
+from torch import Tensor
+from torch.nn.functional import interpolate, unfold
+
+from clad_lib.methods.patches import Dictionary, fit_patches, learn_dictionary
+
+CELLS, CENTROIDS, CLUSTERS, SIDES = 4, 64, 10, (4, 8)
+
+
+def digit_like(count: int, seed: int) -> Tensor:
+    """Random images (count, 1, 28, 28), uint8."""
+    random = np.random.default_rng(seed)
+    digits = torch.from_numpy(load_digits().images).float()[:, None] * 255 / 16
+    images = interpolate(digits, size=28, mode="bilinear")[random.integers(0, len(digits), count)]
+    shifts = random.integers(-2, 3, (count, 2)).tolist()
+    images = torch.stack([image.roll(s, (1, 2)) for image, s in zip(images, shifts, strict=True)])
+    noise = torch.from_numpy(random.normal(0, 10, images.shape)).float()
+    return (images + noise).clamp(0, 255).to(torch.uint8)
+
+
+def ours(train: Tensor, tested: Tensor) -> np.ndarray:
+    """The library's scores."""
+    settings = dict(sides=SIDES, cells=CELLS, centroids=CENTROIDS, clusters=CLUSTERS)
+    return fit_patches(train, **settings)(tested).numpy()
+
+
+def plain_features(images: Tensor, dictionary: Dictionary, side: int) -> np.ndarray:
+    """Pooled activations (N, D) as the paper writes them, 500 images at a time."""
+    whitening, offset = dictionary.whitening[:, :-1], dictionary.offset[:-1]
+    centroids, places = -dictionary.filters[:-1].T / 2, 28 - side + 1
+    cell = torch.arange(places) * CELLS // places
+    found = []
+    for batch in images.split(500):
+        rows = unfold(batch.float(), side).transpose(1, 2)  # (B, places^2, d)
+        rows = rows - rows.mean(2, keepdim=True)
+        rows = rows / (rows.square().mean(2, keepdim=True) + 10).sqrt()
+        gaps = torch.cdist(rows @ whitening + offset, centroids)
+        active = (gaps.mean(2, keepdim=True) - gaps).relu().unflatten(1, (places, places))
+        cells = [active[:, cell == i][:, :, cell == j] for i in range(CELLS) for j in range(CELLS)]
+        found.append(torch.stack([each.mean((1, 2)) for each in cells], 1).flatten(1))
+    return torch.cat(found).numpy()
+
+
+def plain_distances(seen: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Four distances of seen points, each left out, (n, 4), and of new ones, (m, 4)."""
+    near = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(seen)
+    local = LocalOutlierFactor(n_neighbors=20, novelty=True, algorithm="brute").fit(seen)
+    centres = KMeans(CLUSTERS, n_init=1, random_state=0).fit(seen)
+    whole = ShrunkCovariance(shrinkage=0.1).fit(seen)
+    within = ShrunkCovariance(shrinkage=0.1, assume_centered=True)
+    within.fit(seen - centres.cluster_centers_[centres.labels_])
+
+    def gaussians(points: np.ndarray) -> list[np.ndarray]:
+        each = [within.mahalanobis(points - centre) for centre in centres.cluster_centers_]
+        return [whole.mahalanobis(points), np.min(each, 0)]
+
+    left_out = [each / (1 - 0.9 * each / len(seen)) for each in gaussians(seen)]
+    own = [near.kneighbors()[0].mean(1), -local.negative_outlier_factor_, *left_out]
+    fresh = [near.kneighbors(new)[0].mean(1), -local.score_samples(new), *gaussians(new)]
+    return np.stack(own, 1), np.stack(fresh, 1)
+
+
+def direct(train: Tensor, tested: Tensor) -> np.ndarray:
+    """The same scores without anything that the library does for speed."""
+    settings, parts = dict(stride=1, cells=CELLS, centroids=CENTROIDS, seed=0), []
+    for side in SIDES:
+        dictionary = learn_dictionary(train, side=side, **settings)
+        seen, new = (plain_features(images, dictionary, side) for images in (train, tested))
+        scale = np.tile(seen.var(0).reshape(CELLS**2, -1).mean(0), CELLS**2) ** -0.5
+        own, fresh = plain_distances((seen - seen.mean(0)) * scale, (new - seen.mean(0)) * scale)
+        middle = np.median(np.log(own), 0)
+        spread = np.median(np.abs(np.log(own) - middle), 0)
+        parts.append((np.log(fresh) - middle) / spread)
+    return np.concatenate(parts, 1).mean(1)
+
+
+def measured(side: Callable[..., np.ndarray], count: int, more: int) -> tuple[Cost, int]:
+    """What a side costs in this process, and by how much it raises the peak memory."""
+    train, tested = digit_like(count, 0), digit_like(more, 1)
+    side(train[:100], tested[:100])  # imports and threads
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cost = in_turn({"": lambda: side(train, tested)})[""]
+    return cost, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+def main() -> None:
+    """Measure both sides, one after the other."""
+    count, more = (600, 300) if asked_for_small(__doc__) else (10_000, 4000)
+    found = []
+    for side in (ours, direct):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            found.append(fresh.submit(measured, side, count, more).result())
+    (cost, memory), (their_cost, their_memory) = found
+    alike = spearmanr(cost.result, their_cost.result).statistic
+    assert alike > 0.9, f"the two sides rank the images otherwise: {alike:.3f}"
+    row = ("torch.cdist, scikit-learn", *ratios(cost, their_cost), their_memory / memory, alike)
+    heads = ("rival", *RATIOS, "times less memory", "rank correlation of the scores")
+    print_table(f"Patches, {count:,} images fitted and {more:,} scored", heads, [row])
+
+
+if __name__ == "__main__":
+    main()

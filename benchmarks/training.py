@@ -1,0 +1,81 @@
+"""One epoch of `fit` on ResNet-18 against a plain loop over a DataLoader in float32.
+
+`python benchmarks/training.py [--small]`. Random images of 28x28 pixels, batches of 128, Adam. The
+last row is `fit` without SmallMapConv2d, which is what that class is worth on this processor.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from sides import RATIOS, asked_for_small, in_turn, print_table, ratios
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from clad_lib.clad.networks import ResNet18, SmallMapConv2d
+from clad_lib.clad.training import fit, gains_from_bf16, precision
+
+BATCH, RATE = 128, 1e-3
+
+
+def network(*, plain: bool = False) -> ResNet18:
+    """A fresh ResNet-18; with torch's own convolutions where it is `plain`."""
+    torch.manual_seed(0)
+    model = ResNet18(1, 28, classes=10, mean=torch.tensor([0.5]), std=torch.tensor([0.3]))
+    for block in (*model.trunk.layer3, *model.trunk.layer4) if plain else ():
+        for name in ("conv1", "conv2"):
+            old: SmallMapConv2d = getattr(block, name)
+            new = nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride, 1, bias=False)
+            new.weight = old.weight
+            setattr(block, name, new)
+    return model
+
+
+def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, as the classifier's stage computes it."""
+    with precision(images.device):
+        return cross_entropy(model(images), labels)
+
+
+def by_fit(model: ResNet18, images: Tensor, labels: Tensor) -> float:
+    """One epoch by the library; gives its mean loss."""
+    settings = dict(epochs=1, batch_size=BATCH, lr=RATE, seed=0, progress=False)
+    return float(fit(model, loss, images, labels, **settings)[-1])
+
+
+def by_loader(model: ResNet18, images: Tensor, labels: Tensor) -> float:
+    """One epoch as a tutorial has it: float32, a DataLoader that shuffles; its mean loss."""
+    data, total = TensorDataset(images.float() / 255, labels), 0.0
+    stepper = torch.optim.Adam(model.parameters(), lr=RATE)
+    model.train()
+    for batch, names in DataLoader(data, batch_size=BATCH, shuffle=True):
+        stepper.zero_grad()
+        value = cross_entropy(model(batch), names)
+        value.backward()
+        stepper.step()
+        total += value.item() * len(batch)
+    return total / len(images)
+
+
+def main() -> None:
+    """Time an epoch of each side, in turn."""
+    small = asked_for_small(__doc__)
+    count, random = 256 if small else 10_000, torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=random)
+    labels = torch.randint(0, 10, (count,), generator=random)
+    sides = {
+        "clad_lib": partial(by_fit, network(), images, labels),
+        "DataLoader, float32": partial(by_loader, network(plain=True), images, labels),
+        "fit, torch's convolutions": partial(by_fit, network(plain=True), images, labels),
+    }
+    costs = in_turn(sides, repeats=1 if small else 3)
+    ours = costs.pop("clad_lib")
+    rows = [(name, *ratios(ours, theirs)) for name, theirs in costs.items()]
+    kind = "bfloat16" if gains_from_bf16(torch.device("cpu")) else "float32"
+    print_table(f"An epoch of {count:,} images, `fit` in {kind}", ("rival", *RATIOS), rows)
+
+
+if __name__ == "__main__":
+    main()
