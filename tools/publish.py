@@ -151,6 +151,8 @@ def markdown(
     top = published.groupby(["dataset", "scenario"]).paper.max()
     for place, group in table.groupby(["dataset", "scenario"], sort=False):
         by_method = {row.method: row for row in group.itertuples()}
+        if not set(shown) & set(by_method):
+            continue
         cells = [f"{100 * top[place]:.1f}" if place in top.index else "–"] * paper_best
         reference = top.get(place) if paper_best else None
         cells += [_cell(by_method.get(name), place, best, paper, reference) for name in shown]

@@ -74,12 +74,13 @@ def scenario_order() -> list[tuple[str, str]]:
     return named + counts
 
 
-def comparisons(frame: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
+def comparisons(frame: pd.DataFrame, *, resamples: int = 4000) -> pd.DataFrame:
     """The best clean method of each scenario against each other one, by a paired test.
 
     A bootstrap paired on seeds and on test images, or tracks where there are any, over the seeds
-    that both have; p is corrected by Holm's method for the number of rivals. Columns: GROUP, best,
-    method, seeds, difference, low, high, p. Runs whose score files are gone are left out.
+    that both have; of fewer than three the first alone, since two say nothing of their spread.
+    p is corrected by Holm's method for the number of rivals. Columns: GROUP, best, method, seeds,
+    difference, low, high, p. Runs whose score files are gone are left out.
     """
     clean = frame[(frame.protocol == "clean") & frame.auroc.notna() & frame.folder.notna()]
     found = []
@@ -98,6 +99,7 @@ def comparisons(frame: pd.DataFrame, *, resamples: int = 500) -> pd.DataFrame:
 def _compare(runs: pd.DataFrame, best: str, rival: str, resamples: int) -> tuple | None:
     parts = [runs[runs.method == name].set_index("seed").sort_index() for name in (best, rival)]
     shared = parts[0].index.intersection(parts[1].index)
+    shared = shared if len(shared) > 2 else shared[:1]
     tables = [[_test_scores(folder) for folder in part.folder.loc[shared]] for part in parts]
     flat = [table for each in tables for table in each if table is not None]
     if not flat or len(flat) < 2 * len(shared) or len({len(table) for table in flat}) > 1:
