@@ -106,7 +106,7 @@ def measured(side: Callable[..., np.ndarray], count: int, more: int) -> tuple[Co
 
 def main() -> None:
     """Measure both sides, one after the other."""
-    count, more = (600, 300) if asked_for_small(__doc__) else (10_000, 4000)
+    count, more = (200, 100) if asked_for_small(__doc__) else (10_000, 4000)
     found = []
     for side in (ours, direct):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
