@@ -26,6 +26,7 @@ STYLE = """<style>
 .clad th, .clad td { padding: 2px 10px; text-align: right; border: 0 solid var(--line);
   border-bottom-width: 1px; }
 .clad tbody th { text-align: left; font-weight: normal; }
+@media (max-width: 600px) { .clad th, .clad td { padding: 2px 3px; font-size: 12px; } }
 .clad-panel td { text-align: left; }
 .clad .js-plotly-plot:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2);
   outline-offset: -2px; }

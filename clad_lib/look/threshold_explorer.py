@@ -33,7 +33,7 @@ FRAME: dict[str, Any] = {
 }
 BELOW = {  # where the page is narrow, the second panel stands below the first
     "height": 720,
-    "xaxis": {"domain": [0, 1], "tickangle": 0, "tickfont": {"size": 9}, "title": {"text": ""}},
+    "xaxis": {"domain": [0, 1], "tickfont": {"size": 9}, "title": {"text": ""}},
     "yaxis": {"domain": [0.6, 1]},
     "xaxis2": {"domain": [0, 1], "anchor": "y2"},
     "yaxis2": {"domain": [0, 0.42]},
@@ -80,7 +80,13 @@ def threshold_frame(sheet: Sheet, line: Line, edges: np.ndarray) -> dict[str, An
     scores = [parts.number(tick, edges[-1] - edges[0]) for tick in ticks]
     texts = [f"{share:.1%}<br>{score}" for share, score in zip(above, scores, strict=True)]
     title = {"text": "calibration images above, and score (higher: more anomalous)"}
-    axis = {"domain": [0, 0.58], "tickvals": ticks.tolist(), "ticktext": texts, "title": title}
+    axis = {
+        "domain": [0, 0.58],
+        "tickangle": 0,
+        "tickvals": ticks.tolist(),
+        "ticktext": texts,
+        "title": title,
+    }
     x, ink = line.threshold, {"color": INK, "width": 2}
     across = {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "y domain"}
     alarms = line.false_alarms / max(line.false_alarms + line.passed, 1)
