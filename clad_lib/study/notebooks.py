@@ -182,6 +182,7 @@ class Kernel:
             if self.manager is not None and self.manager.has_kernel:
                 run_sync(self.manager.interrupt_kernel)()
             if self.busy.acquire(timeout=2):
+                self.busy.release()
                 break
         self.kill()
 
