@@ -164,7 +164,7 @@ class SmallMapConv2d(nn.Conv2d):
     """A 3x3 convolution whose weight gradient is one matrix product where the map is at most 2x2.
 
     Some CPU kernels of torch accumulate that gradient image by image, which is slow for many
-    filters on a tiny map; how slow depends on the processor (`benchmarks/small_maps.py`). Results
+    filters on a tiny map; how slow depends on the processor (`benchmarks/training.py`). Results
     are the same up to rounding. It shares the weight of the convolution that it replaces.
     """
 

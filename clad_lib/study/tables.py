@@ -127,7 +127,8 @@ def average_ranks(table: pd.DataFrame) -> pd.DataFrame:
     plain = table[table["rank"].notna() & (table.settings == "")]
     wide = plain.pivot_table(index=GROUP[:3], columns="method", values="auroc", aggfunc="first")
     ranks = wide.dropna().rank(axis=1, ascending=False).mean().sort_values()
-    return pd.DataFrame({"method": ranks.index, "rank": ranks, "scenarios": len(wide.dropna())})
+    found = {"method": ranks.index.to_numpy(), "rank": ranks.to_numpy()}
+    return pd.DataFrame(found | {"scenarios": len(wide.dropna())})
 
 
 def sweep(frame: pd.DataFrame, dataset: str, setting: str, *, method: str = "ODIN") -> pd.DataFrame:
