@@ -204,14 +204,15 @@ def shown(page):
     }
 
 
-def settled(page, right, seconds=20):
-    """What is shown as soon as `right` holds for it; else it is shown in the failure."""
-    deadline = time.monotonic() + seconds
+def settled(page, right, seconds=30):
+    """What is shown once `right` holds for it and nothing changes any more."""
+    deadline, before = time.monotonic() + seconds, None
     while True:
         now = shown(page)
-        if right(now):
+        if right(now) and now == before:
             return now
         assert time.monotonic() < deadline, f"after {seconds} s the page still says {now}"
+        before = now
         time.sleep(0.05)
 
 
@@ -481,7 +482,7 @@ def test_text_and_marks_stand_out_in_both_themes(site, theme):
         site.get_by_role("menuitem", name="Settings", exact=True).click()
         site.locator(".lm-Menu-item", has_text=re.compile("^Theme")).first.click()
         site.locator(".lm-Menu-item", has_text=f"JupyterLab {theme}").first.click()
-        site.locator(f"body[data-jp-theme-name='JupyterLab {theme}']").wait_for()
+        site.locator(f"body[data-jp-theme-name='JupyterLab {theme}']").wait_for(state="attached")
         site.wait_for_timeout(1500)
     elif theme == "Dark":
         pytest.skip("the dashboard is served in the light theme")
