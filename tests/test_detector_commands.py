@@ -135,7 +135,7 @@ def test_ones_own_scores_join_the_tables(tmp_path):
     from clad_lib.study import results, tables
     from clad_lib.study.measure import add_scores
 
-    study = open_study(make_config("digits", "STR"), runs=tmp_path / "runs")
+    study = open_study(make_config("digits"), runs=tmp_path / "runs")  # as the command does
     theirs = study["NearestImage"]
     order = np.random.default_rng(0).permutation(len(theirs.test))
     frame = pd.DataFrame({"index": order, "score": theirs.test[order]})
