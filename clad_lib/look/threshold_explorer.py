@@ -19,7 +19,6 @@ from clad_lib.study.engine import Study
 from clad_lib.study.measure import ALPHA
 
 Keep = Callable[[Setting, Line], dict[str, Any]]
-WIDE = {"description_width": "initial"}
 BARS, NEAR = 50, 8  # bars of a histogram, images on each side of the line
 SHARE = {"range": [-0.02, 1.02], "tickformat": ".0%"}
 FRAME: dict[str, Any] = {
@@ -142,16 +141,14 @@ class ThresholdExplorer(ipw.VBox):
         keep: Keep | None = None,
     ):
         self.sheets, self.images, self.named, self.keep = sheets, images, alpha, keep
-        text = partial(ipw.Text, continuous_update=False, style=WIDE)
         scores = list(dict.fromkeys(setting.score for setting in sheets))
-        self.score = ipw.Dropdown(description="score", options=scores, style=WIDE)
+        self.score = ipw.Dropdown(description="score", options=scores)
         known: Any = [{s[place] for s in sheets if s.temperature is not None} for place in (1, 2)]
         self.temperature, self.epsilon = (
-            ipw.Dropdown(
-                description=name, options=[(f"{v:,g}", v) for v in sorted(values)], style=WIDE
-            )
+            ipw.Dropdown(description=name, options=[(f"{v:,g}", v) for v in sorted(values)])
             for name, values in zip(Setting._fields[1:], known, strict=True)
         )
+        text = partial(ipw.Text, continuous_update=False, style={"description_width": "initial"})
         self.slider = Slider(label="calibration images above the line")
         self.typed = text(description="score at the line")
         self.rate = text(value=f"{100 * alpha:g}", description="false alarms wanted, at most (%)")
