@@ -39,7 +39,7 @@ def held_out(tracks: np.ndarray, *, seed: int) -> Tensor:
 def rotation_network(split: Split, settings: Settings, clusters: Clusters) -> Trained:
     """ResNet-18 fitted to name cluster and turn of `rotation_views` turned training images.
 
-    Also reads stem, rotation_batch and rotation_lr. Photographs are mirrored at random.
+    Also reads stem, clf_batch and clf_lr. Photographs are mirrored at random.
     """
     kept = ~held_out(split.train_tracks, seed=settings.seed)
     images, labels = split.train[kept], torch.from_numpy(clusters.labels)[kept]
