@@ -211,6 +211,9 @@ def check(explorer, sheets):
     assert explorer.slider.text.startswith(f"{100 * above / n:.3g} % ({above:,} of {n:,} ")
     assert explorer.slider.value == pytest.approx(100 * above / n, abs=50 / n)
     assert 0 <= explorer.slider.value <= explorer.slider.max == 100
+    normal, anomalous, _ = explorer.figure.traces
+    assert normal["x"][0] == anomalous["x"][0] == np.quantile(sheet.test, 0.001)
+    assert anomalous["name"] == f"anomalous ({sheet.anomaly.sum():,} images)"
     dashed, circle = explorer.figure.frame["shapes"]
     assert dashed["x0"] == dashed["x1"] == line.threshold
     found, missed, false, passed = by_hand(sheet, line.threshold)
