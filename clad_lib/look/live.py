@@ -192,7 +192,7 @@ class Script(ipw.Widget):
 
 @cache
 def _script() -> Script:
-    return Script(source=gzip.compress(get_plotlyjs().encode("utf-8"), 6))
+    return Script(source=gzip.compress(get_plotlyjs().encode("utf-8"), 1))
 
 
 def plotly_script() -> Script:
