@@ -418,6 +418,10 @@ def test_the_map_by_keyboard(site, study):
             """word => document.querySelector('.clad-map .js-plotly-plot').ariaLabel.includes(word)""",
             arg=f"by {colour}",
         )
+    site.wait_for_timeout(1000)
+    assert "24 images selected" in panel.inner_text()  # another colour selects nothing else
+    told = dict(part.rsplit(" ", 1) for part in tip.inner_text().split(", ") if "score" in part)
+    assert all(len(value.strip("-0.")) <= 4 for value in told.values()), told
 
 
 def test_a_scenario_is_built_by_ticking_and_its_command_copied(site):

@@ -113,7 +113,7 @@ function act({ model, el, box, tip }) {
   });
   box.on("plotly_unhover", () => { tip.hidden = true; });
   box.on("plotly_click", ({ points: [point] }) => point.customdata && tell("open", [rowOf(point)]));
-  box.on("plotly_selected", (event) => event &&
+  box.on("plotly_selected", (event) => event && !box.cladDraws &&  // a redraw selects nothing
     tell("select", event.points.filter((point) => point.customdata).map(rowOf)));
   model.on("change:tip", () => { tip.innerHTML = model.get("tip"); tip.hidden = false; });
   box.addEventListener("focus", () => { tip.hidden = !at; });
@@ -151,7 +151,9 @@ async function render({ model, el }) {
       for (const [key, values] of Object.entries(model.get("narrow")))
         frame[key] = typeof values === "object" ? { ...frame[key], ...values } : values;
     box.setAttribute("aria-label", model.get("alt"));
+    box.cladDraws = true;
     await Plotly.react(box, traces, frame, { displaylogo: false, displayModeBar: acts });
+    box.cladDraws = false;
     if (acts && !box.cladActs) act({ model, el, box, tip });
     box.cladActs = true;
   };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from numbers import Real
 from typing import Any, NamedTuple
 
 import ipywidgets as ipw
@@ -115,7 +116,7 @@ class MapExplorer(ipw.VBox):
             self.select(rows, "selected")
         elif what == "show":
             known = self.data.facts.iloc[rows[0]].items()
-            told = [f"{n} {v:.3g}" if isinstance(v, float) else str(v) for n, v in known]
+            told = [f"{n} {v:.3g}" if isinstance(v, Real) else str(v) for n, v in known]
             self.figure.tip = parts.strip(self.data.images[rows], [", ".join(told)], size=120)
         elif "cluster" in self.data.facts:
             self.cluster.value = "none"  # so that the cluster that is open opens again

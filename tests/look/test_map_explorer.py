@@ -29,7 +29,7 @@ def made_up(count=60, clusters=3, channels=3):
     facts = pd.DataFrame(
         {
             "cluster": pd.Categorical.from_codes(labels, [f"cluster {k}" for k in range(clusters)]),
-            "confidence": np.linspace(0.2, 0.9, count),
+            "confidence": np.linspace(0.2, 0.9, count, dtype=np.float32),
             "hidden class (analysis)": pd.Categorical.from_codes(hidden, ["even", "odd"]),
         }
     )
