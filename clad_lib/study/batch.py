@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,6 +86,7 @@ def run_batch(
     BatchError when the cluster is lost for good or no space is left.
     """
     started, lost = time.monotonic(), 0.0  # lost: when the cluster was seen to be gone
+    owner = uuid.uuid4().hex  # of the kernels that workers keep
     known = [(job, _known(job, retry_failed)) for job in planned]
     found = {job.key: outcome for job, outcome in known if outcome}
     journal = planned[0].places.root / "batches" / f"{name}.jsonl"
@@ -101,9 +103,10 @@ def run_batch(
         count = workers or cluster.default_workers(device)
         while pending := [job for job in planned if job.key not in found]:
             try:
-                with cluster.connect(scheduler, count) as client:
+                with cluster.connect(scheduler, count, owner) as client:
                     lost = 0.0
-                    _drive(client, pending, dict(found), device, work, tell)
+                    task = partial(_task, device=device, work=work, owner=owner)
+                    _drive(client, pending, dict(found), device, task, tell)
             except (CancelledError, asyncio.CancelledError, *cluster.LOST) as error:
                 lost = lost or time.monotonic()
                 if not scheduler or time.monotonic() - lost >= patience:
@@ -130,7 +133,7 @@ def _drive(
     pending: Sequence[Job],
     found: Mapping[str, Outcome],
     device: str,
-    work: Work,
+    task: Callable[[Job, Sequence[Outcome]], Outcome],
     tell: Tell,
 ) -> None:
     """Submit what is pending as one graph and take the outcomes as they come.
@@ -143,8 +146,9 @@ def _drive(
     for job in pending:
         before = [futures.get(need) or found[need] for need in job.needs]
         futures[job.key] = client.submit(
-            _task,
-            *(job, before, device, work, client.id),
+            task,
+            job,
+            before,
             key=f"{token}-{job.key}",
             pure=False,
             priority=waiting[job.key] - 1000 * places.index(job.places),

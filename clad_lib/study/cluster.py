@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from distributed import Client
+from distributed.utils import silence_logging_cmgr
 
 from clad_lib.study.notebooks import Kernel, notebook_folder
 
@@ -37,21 +38,24 @@ def gpus(device: str) -> list[str]:
 
 
 @contextmanager
-def connect(scheduler: str, workers: int) -> Iterator[Client]:
+def connect(scheduler: str, workers: int, owner: str) -> Iterator[Client]:
     """A client of the scheduler at that address, or of `workers` that start here and end with it.
 
     A worker waits for its kernel, which is a process of its own, so that local workers are threads.
-    At the end the kernels are closed; what they were making is interrupted and leaves no draft.
+    At the end the owner's kernels are closed; what they were making is interrupted and leaves no
+    draft.
     """
     here: dict[str, Any] = dict(processes=False, n_workers=workers, threads_per_worker=1)
     here |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
-    here |= dict(memory_limit=0, resources={"GPU": 1}, silence_logs=logging.CRITICAL)
-    with Client(scheduler, timeout=TIMEOUT) if scheduler else Client(**here) as client:
+    here |= dict(memory_limit=0, resources={"GPU": 1})
+    if scheduler:
+        here = dict(address=scheduler, timeout=TIMEOUT)
+    with silence_logging_cmgr(logging.CRITICAL), Client(**here) as client:
         try:
             yield client
         finally:
             with suppress(*LOST):
-                client.run(close_kernels, client.id)
+                client.run(close_kernels, owner)
 
 
 def kernel_of(worker: Any, owner: str, device: str) -> Kernel:

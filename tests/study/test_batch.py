@@ -248,7 +248,7 @@ def test_patience_counts_from_the_loss_of_the_scheduler(tmp_path, monkeypatch):
     planned = planned_for(tmp_path)
     clock, driven = [0.0], []
 
-    def drive(client, pending, found, device, work, tell):
+    def drive(client, pending, found, device, task, tell):
         driven.append(clock[0])
         clock[0] += 1000  # much longer than the patience
         if len(driven) < 3:

@@ -80,7 +80,7 @@ def where_am_i(number):
 def test_local_workers_listen_on_loopback_alone_and_offer_a_gpu(folder):
     process = psutil.Process()
     before = {each.laddr for each in process.net_connections() if each.status == "LISTEN"}
-    with cluster.connect("", 2) as client:
+    with cluster.connect("", 2, "me") as client:
         found = client.gather(
             [client.submit(where_am_i, n, resources={"GPU": 1}) for n in range(8)]
         )
@@ -108,8 +108,8 @@ class Stopped:
 
 
 def fail_within():
-    with cluster.connect("", 1) as client:
-        client.submit(cluster_kernel, client.id).result()
+    with cluster.connect("", 1, "me") as client:
+        client.submit(cluster_kernel, "me").result()
         raise KeyboardInterrupt
 
 
