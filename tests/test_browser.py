@@ -443,14 +443,15 @@ def test_a_scenario_is_built_by_ticking_and_its_command_copied(site):
     builder.get_by_text("Normal: straight digits.").wait_for()
 
 
+WIDTHS = """() => [...document.querySelectorAll('.clad .js-plotly-plot')].map(plot =>
+    [plot.parentElement.clientWidth, plot.querySelector('.main-svg').clientWidth])"""
+
+
 @pytest.mark.parametrize("width", [1440, 900, 420])
 def test_the_figures_follow_the_page(site, width):
     site.set_viewport_size({"width": width, "height": 1000})
     site.wait_for_timeout(2500)
-    sizes = site.evaluate(
-        """() => [...document.querySelectorAll('.clad .js-plotly-plot')].map(plot =>
-            [plot.parentElement.clientWidth, plot.querySelector('.main-svg').clientWidth])"""
-    )
+    sizes = site.evaluate(WIDTHS)
     assert len(sizes) == 2
     for room, taken in sizes:
         assert taken == pytest.approx(room, abs=2)
@@ -460,7 +461,8 @@ def test_the_figures_follow_the_page(site, width):
     assert all(inside <= room + 2 for inside, room in wide), wide
     site.screenshot(path=SCREENS / f"{site.kind}-{width}.png", full_page=site.kind == "voila")
     site.set_viewport_size({"width": 1440, "height": 1000})
-    site.wait_for_timeout(1500)
+    site.wait_for_timeout(2500)
+    assert all(taken == pytest.approx(room, abs=2) for room, taken in site.evaluate(WIDTHS))
 
 
 def luminance(colour):

@@ -143,7 +143,7 @@ async function render({ model, el }) {
   const Plotly = await (globalThis.cladPlotly ??= load(model));
   let traces, wide = 0;
   const take = () => { traces = structuredClone(model.get("traces")); };
-  const draw = async () => {
+  const paint = async () => {
     if (!el.clientWidth) return;  // in a tab that is not shown
     wide = el.clientWidth;
     const frame = { ...structuredClone(model.get("frame")), width: wide };
@@ -157,6 +157,8 @@ async function render({ model, el }) {
     if (acts && !box.cladActs) act({ model, el, box, tip });
     box.cladActs = true;
   };
+  let last = Promise.resolve();  // one after the other, so that the last one is what stays
+  const draw = () => { last = last.then(paint, paint); };
   take();
   model.on("change:traces", take);
   model.on("change:traces change:frame change:alt", draw);
