@@ -30,7 +30,7 @@ from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
 from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
-from clad_lib.methods.fused import fused
+from clad_lib.methods.fused import fused, trust
 from clad_lib.methods.patches import patches
 from clad_lib.methods.rotation import rotation_network
 
@@ -95,8 +95,15 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
         f"weight of rotation {weight:.2f}": p_values["Patches"] + weight * p_values["Rotation"]
         for weight in (0.25, 0.5, 1.0, 2.0)
     }
+    plain = {name: expert(split.test) for name, expert in experts.experts.items()}
+    sums = {
+        f"sum of scores, weight of rotation {weight:.2f}": plain["Patches"]
+        + weight * plain["Rotation"]
+        for weight in (0.25, 0.5, 1.0, 2.0, trust(turning.accuracy))
+    }
     accuracy = {f"accuracy {turning.accuracy:.3f}": p_values["Rotation"]}
-    return {"": experts(split.test), **p_values, **turning.parts(split.test), **both, **accuracy}
+    parts = turning.parts(split.test)
+    return {"": experts(split.test), **p_values, **parts, **both, **sums, **accuracy}
 
 
 def main() -> None:
