@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from clad_lib.study import results
@@ -72,3 +73,17 @@ def test_a_published_row_comes_out_again_from_scratch(method, tmp_path):
     found = results.collect(tmp_path).set_index("method").loc[method]
     assert found.auroc == pytest.approx(float(row["auroc"]), abs=0.005)
     assert (found.train, found.test) == (int(row["train"]), int(row["test"]))
+
+
+def test_rounding_is_told_from_seeds():
+    """Differences of .02 and 0 give sqrt((.02^2 / 2 + 0) / 2) = .01; seeds .9 and .8 .0707."""
+    sys.path.insert(0, str(HOME / "tools"))
+    from rounding import compare
+
+    known = {"dataset": "digits", "scenario": "CUR", "method": "ODIN", "profile": "fast"}
+    known |= {"settings": "", "threads": 1, "commit": "a"}
+    one = pd.DataFrame([known | {"seed": 0, "auroc": 0.9}, known | {"seed": 1, "auroc": 0.8}])
+    other = one.assign(auroc=[0.92, 0.8], threads=2)
+    found = compare(one, other).iloc[0]
+    assert (found.over_rounding, found.over_seeds) == (0.01, 0.0707)
+    assert (found.seeds, found.threads, found.threads_other) == (2, 1, 2)
