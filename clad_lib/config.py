@@ -21,6 +21,7 @@ Optimiser = Literal["adam", "sgd"]
 Objective = Literal["soft", "hard"]
 SplitRule = Literal["shuffled", "by_writer"]
 Unit = Literal["pixel", "published"]
+PseudoLabels = Literal["patches", "none"]
 Protocol = Literal["clean", "oracle", "paper_compat", "pretrained"]
 
 DEFECTS: tuple[str, ...] = ("noisy_latents", "batch_target", "hidden_statistics", "odin_factor")
@@ -91,7 +92,8 @@ class Config:
     # beyond the paper
     patch_features: int = 1024  # numbers that describe an image, for each size of patch
     patch_images: int = 20_000  # training images remembered, at most
-    rotation_views: int = 160_000  # turned images that the rotation network is trained on
+    rotation_views: int = 64_000  # turned images that the rotation network is trained on
+    rotation_labels: PseudoLabels = "patches"  # named with the turn: k-means on patches, or none
 
     # the published code's defects, off unless measured on purpose (protocol paper_compat)
     noisy_latents: bool = False  # the encoder adds N(0, 1) sigma noise when it predicts too

@@ -27,6 +27,7 @@ from clad_lib.methods.distances import (
     neighbours,
     remember,
 )
+from clad_lib.methods.kernel import squared_distances
 from clad_lib.methods.scorers import check_training
 
 CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat
@@ -193,18 +194,31 @@ def fit_patches(
     cells = min(cells, (images.shape[-1] - max(sides)) // stride + 1)
     views, own = [], []
     for side in sides:
-        dictionary = learn_dictionary(
+        dictionary, features = _described(
             images.to(device), side=side, stride=stride, cells=cells, centroids=centroids, seed=seed
         )
-        features = encode(images, dictionary)
-        variance = features.var(0).view(cells**2, -1).mean(0)  # of a centroid, over all cells
-        scale = variance.clamp_min(1e-12).rsqrt().repeat(cells**2)
-        dictionary = dictionary._replace(mean=features.mean(0), scale=scale)
-        features.sub_(dictionary.mean).mul_(scale)
         memory, scores = remember(features, members, clusters=clusters, seed=seed)
         views.append((dictionary, memory))
         own.append(scores.cpu())
     return PatchScorer(views, torch.cat(own, 1))
+
+
+def _described(images: Tensor, *, cells: int, **sizes: int) -> tuple[Dictionary, Tensor]:
+    """A dictionary of images (N, C, S, S), and their own features (N, D) by it, scaled."""
+    dictionary = learn_dictionary(images, cells=cells, **sizes)
+    features = encode(images, dictionary)
+    variance = features.var(0).view(cells**2, -1).mean(0)  # of a centroid, over all cells
+    scale = variance.clamp_min(1e-12).rsqrt().repeat(cells**2)
+    dictionary = dictionary._replace(mean=features.mean(0), scale=scale)
+    return dictionary, features.sub_(dictionary.mean).mul_(scale)
+
+
+def patch_clusters(images: Tensor, *, clusters: int, seed: int) -> Tensor:
+    """Pseudo-labels (N,) of images (N, C, S, S): k-means on what a dictionary says of 2x2 cells."""
+    size = images.shape[-1]
+    sizes = dict(side=min(8, size // 2), stride=max(1, size // 32), centroids=256)
+    _, features = _described(images, cells=2, seed=seed, **sizes)
+    return squared_distances(features, k_means(features, clusters, seed=seed)).argmin(1)
 
 
 def patches(split: Split, settings: Settings) -> PatchScorer:

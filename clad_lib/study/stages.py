@@ -68,7 +68,7 @@ def _long(function: str, *reads: str) -> Row:
 
 
 _TURNS = "clad_lib.methods.rotation:rotation_network"
-_VIEWS = ("rotation_views", "stem", "clf_batch", "clf_lr")
+_VIEWS = ("rotation_views", "rotation_labels", "clusters")
 _PATCHES = ("patch_features", "patch_images", "clusters")
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER)
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
@@ -151,7 +151,7 @@ _OWN: dict[str, Row] = {
     "PNGBytes": _control("image_bytes"),
     "FeatureNorm": _control("feature_norm", "autoencoder"),
     "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, block=BEYOND),
-    "rotation_network": Row(_TURNS, ("clusters",), _VIEWS, in_all=False),
+    "rotation_network": Row(_TURNS, reads=_VIEWS, version=2, in_all=False),
     "Rotation": _long("rotation:rotation"),
     "Fused": _long("fused:fused", *_PATCHES),
 }
