@@ -136,11 +136,13 @@ def _at_most(rows: np.ndarray, limit: int | None, random: np.random.Generator) -
     return np.sort(random.permutation(rows)[:limit])
 
 
-def load_split(config: Config) -> Split:
+def load_split(config: Config, *, progress: bool = True) -> Split:
     """The split that a config describes: `load_dataset`, `get_scenario`, `make_split` in one."""
     if to_download(config.dataset):
         get_scenario(config.dataset, config.scenario)  # a wrong name is refused before a download
-    train, test = load_dataset(config.dataset, size=config.size, split=config.split)
+    train, test = load_dataset(
+        config.dataset, size=config.size, split=config.split, progress=progress
+    )
     scenario = get_scenario(config.dataset, config.scenario, class_names=train.class_names)
     split = make_split(
         train,
