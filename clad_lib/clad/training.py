@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ from tqdm import tqdm
 from clad_lib.clad.networks import Clusters, ConvAutoencoder, ResNet18, Trained, statistics
 from clad_lib.config import Optimiser, Schedule, Settings
 from clad_lib.data.split import Split
+
+OPTIMISERS: dict[str, Callable[..., Any]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
 
 
 class TrainingError(RuntimeError):
@@ -85,7 +91,6 @@ def fit(
     seed: int,
     min_steps: int = 0,
     optimizer: Optimiser = "adam",
-    momentum: float = 0.9,
     weight_decay: float = 0.0,
     schedule: Schedule = "constant",
     shuffle: bool = True,
@@ -116,7 +121,7 @@ def fit(
         sizes[-2:] = [batch_size + 1]  # one image has no spread to normalise by
     epochs = epochs_for(count, epochs=epochs, batch_size=batch_size, min_steps=min_steps)
     steps, order = epochs * len(sizes), torch.Generator().manual_seed(seed)
-    stepping = _stepping(model, optimizer, schedule, lr, momentum, weight_decay, steps)
+    stepping = _stepping(model, optimizer, schedule, lr, weight_decay, steps)
     with tqdm(total=epochs, desc=title, unit="epoch", disable=not progress) as bar:
         for epoch in range(epochs):
             rows = torch.randperm(count, generator=order) if shuffle else torch.arange(count)
@@ -131,14 +136,12 @@ def fit(
     return np.asarray(losses)
 
 
-def _stepping(model, optimizer, schedule, lr, momentum, weight_decay, steps) -> tuple[Any, Any]:
-    if optimizer not in ("adam", "sgd") or schedule not in ("constant", "onecycle"):
+def _stepping(model, optimizer, schedule, lr, weight_decay, steps) -> tuple[Any, Any]:
+    if optimizer not in OPTIMISERS or schedule not in ("constant", "onecycle"):
         given = f"optimizer {optimizer!r} and schedule {schedule!r}"
         raise ValueError(f"got {given}: expected 'adam' or 'sgd', and 'constant' or 'onecycle'")
-    more = dict(momentum=momentum) if optimizer == "sgd" else dict(fused=True)
-    kind: Any = torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam
     parameters = [each for each in model.parameters() if each.requires_grad]
-    stepper = kind(parameters, lr=lr, weight_decay=weight_decay, **more)
+    stepper = OPTIMISERS[optimizer](parameters, lr=lr, weight_decay=weight_decay)
     if schedule == "onecycle":
         return stepper, torch.optim.lr_scheduler.OneCycleLR(stepper, lr, total_steps=steps)
     return stepper, torch.optim.lr_scheduler.ConstantLR(stepper, factor=1)
@@ -200,15 +203,15 @@ def autoencoder(split: Split, settings: Settings) -> Trained:
         noisy=settings.noisy_latents,
         **statistics(split, settings),
     ).to(settings.device)
+
+    def loss(model: nn.Module, images: Tensor) -> Tensor:
+        with precision(images.device):
+            return mse_loss(model(images).float(), images)
+
     by: Any = dict(batch_size=settings.ae_batch, lr=settings.ae_lr, schedule=settings.ae_schedule)
-    by |= dict(epochs=settings.ae_epochs, min_steps=settings.min_steps)
-    by |= dict(seed=settings.seed, progress=settings.progress, title="autoencoder")
-    return Trained(model, fit(model, _reconstruction_loss, split.train, **by))
-
-
-def _reconstruction_loss(model: nn.Module, images: Tensor) -> Tensor:
-    with precision(images.device):
-        return mse_loss(model(images).float(), images)
+    by |= dict(epochs=settings.ae_epochs, min_steps=settings.min_steps, title="autoencoder")
+    by |= dict(seed=settings.seed, progress=settings.progress)
+    return Trained(model, fit(model, loss, split.train, **by))
 
 
 def classifier(split: Split, settings: Settings, clusters: Clusters) -> Trained:
@@ -234,15 +237,13 @@ def train_classifier(
     """
     shape = statistics(split, settings) | dict(classes=int(labels.max()) + 1, stem=settings.stem)
     model = ResNet18(*images.shape[1:3], **shape).to(settings.device)
-    steps = settings.min_steps if epochs is None else settings.min_steps // 2
-    by: Any = dict(
-        batch_size=settings.clf_batch, lr=settings.clf_lr, schedule=settings.clf_schedule
-    )
-    by |= dict(epochs=epochs or settings.clf_epochs, min_steps=steps, title=title)
+
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        with precision(images.device):
+            return cross_entropy(model(images), labels)
+
+    by: Any = dict(batch_size=settings.clf_batch, lr=settings.clf_lr, title=title)
+    by |= dict(schedule=settings.clf_schedule, epochs=epochs or settings.clf_epochs)
+    by |= dict(min_steps=settings.min_steps if epochs is None else settings.min_steps // 2)
     by |= dict(seed=settings.seed, progress=settings.progress)
-    return Trained(model, fit(model, _classification_loss, images, labels, **by))
-
-
-def _classification_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    with precision(images.device):
-        return cross_entropy(model(images), labels)
+    return Trained(model, fit(model, loss, images, labels, **by))

@@ -16,23 +16,15 @@ from torch import Tensor
 
 from clad_lib.clad.dec import kmeans
 from clad_lib.clad.networks import Clusters, Trained
-from clad_lib.clad.posthoc import msp
-from clad_lib.clad.scores import (
-    EPSILONS,
-    TEMPERATURES,
-    Scored,
-    odin,
-    odin_grid,
-    one_pass,
-    outputs,
-)
+from clad_lib.clad.posthoc import POSTHOC, msp
+from clad_lib.clad.scores import EPSILONS, TEMPERATURES, Scored, odin, odin_grid, outputs
 from clad_lib.clad.training import infer, seeded, train_classifier
 from clad_lib.config import Settings, Unit
 from clad_lib.data.split import Split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.scorers import NotApplicable
 
-ONE_PASS = ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM")
+ONE_PASS = tuple(POSTHOC)
 GROUPS = 6  # of k-means, withheld when the number of clusters itself is chosen
 
 
@@ -94,7 +86,9 @@ def simulations(split: Split, settings: Settings, clusters: Clusters) -> Simulat
         model, images, known = _without(split, settings, fold, number, labels[fold.train])
         tested = split.train[fold.tested]
         train, new = (outputs(model, part) for part in (images, tested))
-        plain = one_pass(new, train, known, model.head)
+        plain = {
+            name: score(new, train, known, model.head).numpy() for name, score in POSTHOC.items()
+        }
         rows += [(number, *each) for each in rate(model, tested, plain, fold.withheld, settings)]
     return Simulations(pd.DataFrame(rows, columns=["fold", *Choice._fields]))
 

@@ -12,6 +12,7 @@ import torch
 
 from clad_lib.clad import scores
 from clad_lib.clad.networks import ConvAutoencoder, Trained
+from clad_lib.clad.posthoc import POSTHOC
 from clad_lib.clad.training import seeded, train_classifier
 from clad_lib.config import Settings, make_config
 from clad_lib.data.scenarios import load_split
@@ -69,8 +70,10 @@ def one_pass(split, clusters, classifier):
         for images in (split.train, split.calibration, split.test)
     )
     labels, head = torch.from_numpy(clusters.labels), classifier.model.head
-    found = [scores.one_pass(part, train, labels, head) for part in parts]
-    return [scores.Scored(found[0][name], found[1][name]) for name in selected.ONE_PASS]
+    return [
+        scores.Scored(*(score(part, train, labels, head).numpy() for part in parts))
+        for score in POSTHOC.values()
+    ]
 
 
 @pytest.fixture(scope="module")
