@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from clad_lib.clad.networks import Clusters, ConvAutoencoder, Trained
-from clad_lib.clad.training import device_of, fit, infer
+from clad_lib.clad.training import device_of, fit, infer, options_of
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
 
@@ -115,10 +115,9 @@ def clusters(split: Split, settings: Settings, autoencoder: Trained) -> Clusters
         entropy.append(cluster_health(soft.numpy()).entropy)
         return churn[-1] < settings.dec_tolerance
 
-    by: Any = dict(epochs=settings.dec_epochs, batch_size=settings.dec_batch, lr=settings.dec_lr)
-    by |= dict(min_steps=settings.min_steps, optimizer=settings.dec_optimizer, seed=settings.seed)
-    by |= dict(shuffle=not settings.batch_target, on_epoch_end=settled, progress=settings.progress)
-    losses = fit(model, divergence, images, target, title="DEC", **by)
+    options = options_of("dec", settings) | dict(on_epoch_end=settled, title="DEC")
+    options |= dict(epochs=settings.dec_epochs, optimizer=settings.dec_optimizer)
+    losses = fit(model, divergence, images, target, shuffle=not settings.batch_target, **options)
     labels, dead = soft.numpy().argmax(1), len(cluster_health(soft.numpy()).dead)
     if dead:
         told = f"DEC left {dead} of {settings.clusters} clusters empty: k-means' are kept"

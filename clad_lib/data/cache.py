@@ -43,8 +43,8 @@ def cache_folder(cache: str | Path | None = None) -> Path:
 
 def cache_contents(cache: str | Path | None = None) -> list[tuple[Path, float]]:
     """The files of decoded images and their megabytes; downloads lie beside, in `downloads`."""
-    files = sorted(cache_folder(cache).glob(PATTERN))
-    return [(file, file.stat().st_size / 1e6) for file in files]
+    found = sorted(cache_folder(cache).glob(PATTERN))
+    return [(file, file.stat().st_size / 1e6) for file in found]
 
 
 def clear_cache(cache: str | Path | None = None) -> int:
@@ -67,8 +67,9 @@ def cached(path: Path, make: Callable[[], ImageData]) -> ImageData:
             texts = {name: tuple(stored[name].tolist()) for name in ("class_names", "notes")}
             return ImageData(**dict(stored) | texts)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        where = f"the cache {shown(path)} cannot be read"
-        raise DataError(f"{where} ({error}): remove it and run again") from error
+        raise DataError(
+            f"the cache {shown(path)} cannot be read ({error}): remove it and run again"
+        ) from error
 
 
 def _store(path: Path, data: ImageData) -> None:
@@ -80,8 +81,10 @@ def _store(path: Path, data: ImageData) -> None:
             np.savez(file, allow_pickle=False, **vars(data))
         part.replace(path)
     except OSError as error:
-        reason = f"{error.strerror or error}; set CLAD_CACHE to a folder with space"
-        raise DataError(f"cannot write the cache {shown(path)}: {reason}") from error
+        raise DataError(
+            f"cannot write the cache {shown(path)}: {error.strerror or error}; set CLAD_CACHE to a "
+            "folder with space"
+        ) from error
     finally:
         with suppress(OSError):
             part.unlink()
@@ -93,8 +96,7 @@ def cache_file(name: str, source: list, cache: str | Path | None) -> Path:
         _identity(item) if isinstance(item, Path) and item.is_file() else item for item in source
     ]
     digest = hashlib.blake2b(repr((RULES, identities)).encode(), digest_size=8).hexdigest()
-    word = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:40]
-    return cache_folder(cache) / f"{word}-{digest}.npz"
+    return cache_folder(cache) / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:40]}-{digest}.npz"
 
 
 def _identity(file: Path) -> object:

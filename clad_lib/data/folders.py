@@ -32,8 +32,9 @@ def in_words(skipped: Sequence[Skipped]) -> str:
     groups: dict[str, list[str]] = {}
     for each in skipped:
         groups.setdefault(each.reason.split(" (")[0], []).append(shown(each.path))
-    counts = [f"{len(names)} {reason} (such as {names[0]})" for reason, names in groups.items()]
-    return ", ".join(counts)
+    return ", ".join(
+        f"{len(names)} {reason} (such as {names[0]})" for reason, names in groups.items()
+    )
 
 
 def image_files(folder: str | Path, *, strict: bool = False) -> tuple[list[Path], list[Skipped]]:
@@ -63,8 +64,7 @@ def image_files(folder: str | Path, *, strict: bool = False) -> tuple[list[Path]
             waiting += [entry for entry in entries if not os.path.islink(entry)]
         else:
             files.append(path)
-    used = {place for file in files for place in file.parents}
-    empty = [place for place in places.values() if place not in used]
+    empty = set(places.values()).difference(*(file.parents for file in files))
     skipped += [Skipped(place, "a folder without pictures") for place in empty]
     if not files or (strict and skipped):
         wanted = "nothing but pictures" if files else "pictures"
@@ -104,8 +104,9 @@ def read_folder(
     Raises DataError for other sides, where nothing can be read, and with `strict` where anything
     is left out.
     """
-    listed = isinstance(folder, list)
-    files, skipped = (folder, []) if listed else image_files(folder, strict=strict)
+    files, skipped = (
+        (folder, []) if isinstance(folder, list) else image_files(folder, strict=strict)
+    )
     options: Any = dict(size=size, channels=channels, strict=strict, highest=highest)
     kept, images = zip(*_pictures(files, skipped, progress=progress, **options), strict=True)
     most = max(len(pixels) for pixels in images)

@@ -73,8 +73,8 @@ def decode(
 
 def _open(source: str | Path | bytes) -> Image.Image:
     Image.init()
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    return Image.open(stream, formats=[kind for kind in Image.ID if kind not in FOREIGN])
+    formats = [kind for kind in Image.ID if kind not in FOREIGN]
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
 def _eight_bits(image: Image.Image, highest: Mapping[str, float]) -> Image.Image:

@@ -16,8 +16,6 @@ from tqdm import tqdm
 
 from clad_lib.config import datasets, unknown
 from clad_lib.data.cache import ImageData, cache_file, cache_folder, cached
-from clad_lib.data.cache import cache_contents as cache_contents  # for those who read
-from clad_lib.data.cache import clear_cache as clear_cache
 from clad_lib.data.downloads import download, fetched, read_parquet
 from clad_lib.data.folders import image_files, in_words, read_folder
 from clad_lib.data.pictures import DataError, decode, highest_values, shown
@@ -61,11 +59,9 @@ def load_dataset(
 
 def source_of(name: str) -> str:
     """Where `load_dataset(name)` takes its images from, in words."""
-    if name == "digits":
-        return "embedded in scikit-learn"
-    if name not in datasets():
-        return "a folder"
-    return "Parquet in CLAD_DATA" if os.environ.get("CLAD_DATA") else "the official download"
+    published = "Parquet in CLAD_DATA" if os.environ.get("CLAD_DATA") else "the official download"
+    known = dict.fromkeys(datasets(), published) | {"digits": "embedded in scikit-learn"}
+    return known.get(name, "a folder")
 
 
 def to_download(name: str, *, root: Path | None = None, cache: Path | None = None) -> str:
@@ -79,9 +75,8 @@ def to_download(name: str, *, root: Path | None = None, cache: Path | None = Non
         return ""
     root = root or cache_folder(cache) / "downloads"
     decoded = all(cache_file(name, _source(name, part, root), cache).is_file() for part in PARTS)
-    if decoded or fetched(name, root):
-        return ""
-    return f"{name} is not on this machine: {megabytes} MB would be downloaded to {shown(root)}"
+    told = f"{name} is not on this machine: {megabytes} MB would be downloaded to {shown(root)}"
+    return "" if decoded or fetched(name, root) else told
 
 
 def units_of(images: np.ndarray, tracks: np.ndarray) -> np.ndarray:

@@ -105,13 +105,12 @@ def make_split(
     kept = _at_most(kept, max_train, random)
     rows = _at_most(np.arange(len(test.labels)), max_test, random)
     aside = _at_most(aside, max_train, random)
-    answers = Answers(train.labels[kept], train.labels[aside], test.labels[rows], anomaly[rows])
     return Split(
         scenario=scenario,
         train=torch.from_numpy(train.images[kept]),
         calibration=torch.from_numpy(train.images[aside]),
         test=torch.from_numpy(test.images[rows]),
-        answers=answers,
+        answers=Answers(train.labels[kept], train.labels[aside], test.labels[rows], anomaly[rows]),
         class_names=train.class_names,
         train_index=kept,
         calibration_index=aside,
@@ -143,11 +142,10 @@ def load_split(config: Config, *, progress: bool = True) -> Split:
     train, test = load_dataset(
         config.dataset, size=config.size, split=config.split, progress=progress
     )
-    scenario = get_scenario(config.dataset, config.scenario, class_names=train.class_names)
     split = make_split(
         train,
         test,
-        scenario,
+        get_scenario(config.dataset, config.scenario, class_names=train.class_names),
         seed=config.seed,
         calibration=config.calibration,
         max_train=config.max_train,

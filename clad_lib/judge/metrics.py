@@ -196,12 +196,13 @@ def paired_comparison(
     return Comparison(float(difference[0]), *_percentiles(drawn, level, count), float(p_value))
 
 
-def _percentiles(draws: np.ndarray, level: float, count: float) -> list[float]:
+def _percentiles(draws: np.ndarray, level: float, count: float) -> tuple[float, float]:
     """The interval between the percentiles of draws (R,), expanded for a finite count of units."""
     tail = (1 - share(level, "level")) / 2
     if math.isfinite(count):
         tail = norm.cdf(student.ppf(tail, count - 1) / math.sqrt(1 - 1 / count))
-    return np.quantile(draws, [tail, 1 - tail]).tolist()
+    low, high = np.quantile(draws, [tail, 1 - tail]).tolist()
+    return low, high
 
 
 def _over_seeds(values: np.ndarray, level: float, images: float, count: float) -> Comparison:
