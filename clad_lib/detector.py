@@ -88,7 +88,7 @@ class Detector:
             files, skipped = image_files(images, strict=strict)
             self.highest = highest_values(files)
             options: Any = dict(size=self.size, strict=strict, highest=self.highest)
-            images, _, more = read_folder(files, **options)
+            images, _, more = read_folder(files, progress=progress, **options)
             self.notes = in_words(skipped + more)
         pictures = as_images(images).numpy()
         split = self._split(pictures, np.arange(len(pictures)) if tracks is None else tracks)

@@ -65,11 +65,12 @@ def statistics(split: Split, settings: Settings) -> dict[str, Any]:
     They are those of the training images; with the published defect, the mean of each hidden
     class's own.
     """
-    if not settings.hidden_statistics:
-        return dict(zip(("mean", "std"), channel_statistics(split.train), strict=True))
-    classes = torch.from_numpy(split.answers.train_class)
-    each = [channel_statistics(split.train[classes == k]) for k in classes.unique()]
-    mean, std = (torch.stack(part).mean(0) for part in zip(*each, strict=True))
+    groups = [split.train]
+    if settings.hidden_statistics:
+        classes = torch.from_numpy(split.answers.train_class)
+        groups = [split.train[classes == k] for k in classes.unique()]
+    parts = zip(*map(channel_statistics, groups), strict=True)
+    mean, std = (torch.stack(part).mean(0) for part in parts)
     return {"mean": mean, "std": std}
 
 

@@ -50,9 +50,9 @@ class Dictionary(NamedTuple):
 
 def _rows(images: Tensor, side: int, stride: int) -> Tensor:
     """Patches as rows (B h h, C side side), each less its mean, over sqrt(variance + CONTRAST)."""
-    windows = images.unfold(2, side, stride).unfold(3, side, stride)  # (B, C, h, h, side, side)
-    rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * side * side).float()
-    rows = rows if images.dtype == torch.uint8 else rows * 255
+    levels = images.float() if images.dtype == torch.uint8 else images * 255
+    windows = levels.unfold(2, side, stride).unfold(3, side, stride)  # (B, C, h, h, side, side)
+    rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * side * side)
     share = rows.new_full((rows.shape[1],), 1 / rows.shape[1])  # a mean as a product: faster
     rows.sub_((rows @ share)[:, None])
     return rows.mul_((rows.square() @ share).add_(CONTRAST).rsqrt_()[:, None])
@@ -140,13 +140,12 @@ class PatchScorer(PartScorer):
 
     def state(self) -> dict[str, Tensor]:
         """All that `from_state` needs, as plain tensors."""
-        named = {
+        return {"own": self.own} | {
             f"{number}.{name}": value
             for number, view in enumerate(self.views)
             for part in view
             for name, value in part._asdict().items()
         }
-        return named | {"own": self.own}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> PatchScorer:

@@ -15,7 +15,7 @@ from clad_lib.clad.dec import kmeans
 from clad_lib.clad.training import infer
 from clad_lib.config import Config, published
 from clad_lib.judge import guarantees
-from clad_lib.methods.kernel import Gamma, KernelScorer, fit_svdd
+from clad_lib.methods.kernel import Gamma, KernelScorer, fit_boundary
 from clad_lib.study.engine import Study
 
 ALPHA, DELTA = 0.1, 0.1  # of the thresholds of all boundaries
@@ -148,7 +148,7 @@ def boundaries(plane: Plane, labels: np.ndarray, *, gamma: Gamma = "median") -> 
         raise ValueError(
             f"no latent class has {SMALLEST} training images: use more images or fewer clusters"
         )
-    regions = [fit_svdd(_as_images(group), gamma=gamma, seed=plane.seed) for group in groups]
+    regions = [fit_boundary(_as_images(group), gamma=gamma, seed=plane.seed) for group in groups]
     calibrated, tested = (_sheets(regions, each).min(0) for each in (plane.calibration, plane.test))
     independent = guarantees.one_per_track(calibrated, plane.tracks, seed=plane.seed)
     line = threshold_that_exists(independent)
@@ -175,7 +175,7 @@ def three_ways(plane: Plane) -> dict[str, Side]:
     """
     labels = np.unique(plane.labels)
     groups = [plane.train[plane.labels == label] for label in labels]
-    each = [fit_svdd(_as_images(g), seed=plane.seed) for g in groups if len(g) >= SMALLEST]
+    each = [fit_boundary(_as_images(g), seed=plane.seed) for g in groups if len(g) >= SMALLEST]
     narrow: Gamma = float(np.median([scorer.gamma for scorer in each])) if each else "median"
     together = np.zeros_like(plane.labels)
     return {

@@ -71,6 +71,7 @@ _TURNS = "clad_lib.methods.rotation:rotation_network"
 _VIEWS = ("rotation_views", "rotation_labels", "clusters")
 _PATCHES = ("patch_features", "patch_images", "clusters")
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER)
+_OUTPUTS = ("clusters", "classifier", "outputs")
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
 _AUTOENCODER: tuple[str, ...] = ("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule")
 _AUTOENCODER += ("ae_batch", "min_steps", "noisy_latents", "hidden_statistics")
@@ -114,13 +115,13 @@ _OWN: dict[str, Row] = {
         shown_in="05_odin_scoring",
     ),
     "ODIN": _classifier_score("odin_scores", "classifier", reads=_ODIN, paper="CLAD"),
-    "MSP": _classifier_score("msp_scores", "outputs"),
-    "MaxLogit": _classifier_score("max_logit_scores", "outputs"),
-    "Energy": _classifier_score("energy_scores", "outputs"),
-    "KNN": _classifier_score("knn_scores", "outputs"),
-    "Mahalanobis": _classifier_score("mahalanobis_scores", "clusters", "outputs"),
-    "RelativeMahalanobis": _classifier_score("relative_mahalanobis_scores", "clusters", "outputs"),
-    "ViM": _classifier_score("vim_scores", "classifier", "outputs"),
+    "MSP": _classifier_score("msp_scores", *_OUTPUTS),
+    "MaxLogit": _classifier_score("max_logit_scores", *_OUTPUTS),
+    "Energy": _classifier_score("energy_scores", *_OUTPUTS),
+    "KNN": _classifier_score("knn_scores", *_OUTPUTS),
+    "Mahalanobis": _classifier_score("mahalanobis_scores", *_OUTPUTS),
+    "RelativeMahalanobis": _classifier_score("relative_mahalanobis_scores", *_OUTPUTS),
+    "ViM": _classifier_score("vim_scores", *_OUTPUTS),
     "RankAverage": _classifier_score("rank_average_scores", *ONE_PASS),
     "Selected": Row(
         "clad_lib.methods.selected:selected",
