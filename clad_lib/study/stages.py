@@ -154,6 +154,12 @@ _OWN: dict[str, Row] = {
     "rotation_network": Row(_TURNS, ("clusters",), _VIEWS, in_all=False),
     "Rotation": _long("rotation:rotation"),
     "Fused": _long("fused:fused", *_PATCHES),
+    "Pretrained": Row(
+        "clad_lib.methods.pretrained:pretrained",
+        protocol="pretrained",
+        block=BEYOND,
+        in_all=False,  # its weights are an optional extra
+    ),
 }
 
 
