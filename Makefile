@@ -56,8 +56,8 @@ notebooks: setup  ## execute the default study again and rewrite the committed n
 tables: setup  ## the tables of results/README.md again, from results/*.csv alone
 	$(PY) tools/publish.py tables
 
-bench: setup  ## speed, side by side with what one would use instead
-	for script in benchmarks/*.py; do $(PY) $$script || exit 1; done
+bench: setup  ## speed beside what one would use instead, in one table; make bench SMALL=--small for a try
+	$(PY) benchmarks/run.py $(SMALL)
 
 clean:  ## remove runs and caches, keep the environment
 	rm -rf runs my_notebooks .pytest_cache .mypy_cache .ruff_cache test-artefacts

@@ -62,9 +62,9 @@ def _control(function: str, *needs: str, **more: Any) -> Row:
     return Row(f"clad_lib.methods.nearest:{function}", needs, block=CONTROL, **more)
 
 
-def _long(function: str, *reads: str) -> Row:
-    needs = ("rotation_network",)  # its training takes minutes: these run when they are named
-    return Row(f"clad_lib.methods.{function}", needs, reads, block=BEYOND, in_all=False)
+def _when_named(function: str, *reads: str, **more: Any) -> Row:
+    """A method that takes minutes, or needs an optional package."""
+    return Row(f"clad_lib.methods.{function}", reads=reads, block=BEYOND, in_all=False, **more)
 
 
 _TURNS = "clad_lib.methods.rotation:rotation_network"
@@ -153,8 +153,9 @@ _OWN: dict[str, Row] = {
     "FeatureNorm": _control("feature_norm", "autoencoder"),
     "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, block=BEYOND),
     "rotation_network": Row(_TURNS, reads=_VIEWS, version=2, in_all=False),
-    "Rotation": _long("rotation:rotation"),
-    "Fused": _long("fused:fused", *_PATCHES),
+    "Rotation": _when_named("rotation:rotation", needs=("rotation_network",)),
+    "Fused": _when_named("fused:fused", *_PATCHES, needs=("rotation_network",)),
+    "Pretrained": _when_named("pretrained:pretrained", protocol="pretrained"),
 }
 
 
