@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +67,9 @@ class DEC(nn.Module):
         return soft_assignment(self.autoencoder.encode(images), self.centroids)
 
 
+Watch = Callable[[DEC], object]  # `id`, the default, changes nothing
+
+
 def kmeans(latents: np.ndarray, *, clusters: int, inits: int, seed: int) -> KMeans:
     """scikit-learn's k-means of latents (N, D), the best of `inits` starts; same seed, same bits.
 
@@ -80,11 +84,13 @@ def kmeans(latents: np.ndarray, *, clusters: int, inits: int, seed: int) -> KMea
         return KMeans(clusters, n_init=inits, random_state=seed).fit(latents)
 
 
-def clusters(split: Split, settings: Settings, autoencoder: Trained) -> Clusters:
+def clusters(
+    split: Split, settings: Settings, autoencoder: Trained, *, watch: Watch = id
+) -> Clusters:
     """Stage 2: DEC's pseudo-labels of the training images.
 
     Reads clusters, kmeans_inits, dec_epochs, dec_lr, dec_optimizer, dec_batch, dec_tolerance,
-    min_steps and batch_target.
+    min_steps and batch_target. `watch` is that of `fit_dec`.
     """
     model: Any = autoencoder.model
     return fit_dec(
@@ -101,6 +107,7 @@ def clusters(split: Split, settings: Settings, autoencoder: Trained) -> Clusters
         seed=settings.seed,
         batch_target=settings.batch_target,
         progress=settings.progress,
+        watch=watch,
     )
 
 
@@ -113,6 +120,7 @@ def fit_dec(
     inits: int = 20,
     tolerance: float = 1e-3,
     batch_target: bool = False,
+    watch: Watch = id,
     **training: Any,
 ) -> Clusters:
     """Sharpen k-means clusters by minimising KL(p || q) over encoder and centroids (equation 2).
@@ -120,8 +128,9 @@ def fit_dec(
     images (N, C, H, W). The target p is computed anew over all N images before each epoch;
     training stops when fewer than `tolerance` of the labels change in an epoch. With a dead
     cluster at the end, the k-means clusters are kept and a warning says so. `batch_target` is the
-    published defect: p from each mini-batch, images in fixed order. `training` are the epochs,
-    batch_size, lr, optimizer and so on of `fit`. The autoencoder stays as it is.
+    published defect: p from each mini-batch, images in fixed order. `watch` is called with the
+    model before training and after each epoch. `training` are the epochs, batch_size, lr, optimizer
+    and so on of `fit`. The autoencoder stays as it is.
 
     Raises ValueError for fewer images than clusters, and where all fall into one cluster.
     """
@@ -131,6 +140,7 @@ def fit_dec(
     model = DEC(copy.deepcopy(autoencoder), centroids).to(device_of(autoencoder))
     soft, churn, entropy = infer(model, images), list[float](), list[float]()
     target = target_distribution(soft).to(device_of(model))
+    watch(model)
 
     def divergence(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
         soft = model(images)
@@ -143,6 +153,7 @@ def fit_dec(
         target.copy_(target_distribution(soft))
         churn.append(float((soft.argmax(1) != before).float().mean()))
         entropy.append(cluster_health(soft.numpy()).entropy)
+        watch(model)
         return churn[-1] < tolerance
 
     hooks: Any = dict(shuffle=not batch_target, on_epoch_end=settled, title="DEC")
