@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -67,6 +68,9 @@ class DEC(nn.Module):
         return soft_assignment(self.autoencoder.encode(images), self.centroids)
 
 
+Watch = Callable[[DEC], object]  # `id`, the default, changes nothing
+
+
 def kmeans(latents: np.ndarray, clusters: int, *, inits: int, seed: int) -> KMeans:
     """scikit-learn's k-means of latents (N, D), the best of `inits` starts; same seed, same bits.
 
@@ -81,7 +85,9 @@ def kmeans(latents: np.ndarray, clusters: int, *, inits: int, seed: int) -> KMea
         return KMeans(clusters, n_init=inits, random_state=seed).fit(latents)
 
 
-def clusters(split: Split, settings: Settings, autoencoder: Trained) -> Clusters:
+def clusters(
+    split: Split, settings: Settings, autoencoder: Trained, *, watch: Watch = id
+) -> Clusters:
     """Stage 2: DEC's pseudo-labels of the training images.
 
     Sharpens k-means clusters by minimising KL(p || q) over encoder and centroids (equation 2). The
@@ -91,8 +97,8 @@ def clusters(split: Split, settings: Settings, autoencoder: Trained) -> Clusters
     mini-batch, images in fixed order. The autoencoder stays as it is.
 
     Reads clusters, kmeans_inits, dec_epochs, dec_lr, dec_optimizer, dec_batch, dec_tolerance,
-    min_steps and batch_target. Raises ValueError for fewer images than clusters, and where all fall
-    into one cluster.
+    min_steps and batch_target. `watch` is called with the model before training and after each
+    epoch. Raises ValueError for fewer images than clusters, and where all fall into one cluster.
     """
     images, plain = split.train, cast(Any, autoencoder.model)
     latents = infer(plain, images, function=plain.encode).numpy()
@@ -101,6 +107,7 @@ def clusters(split: Split, settings: Settings, autoencoder: Trained) -> Clusters
     model = DEC(copy.deepcopy(plain), centroids).to(device_of(plain))
     soft, churn, entropy = infer(model, images), list[float](), list[float]()
     target = target_distribution(soft).to(device_of(model))
+    watch(model)
 
     def divergence(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
         soft = model(images)
@@ -113,6 +120,7 @@ def clusters(split: Split, settings: Settings, autoencoder: Trained) -> Clusters
         target.copy_(target_distribution(soft))
         churn.append(float((soft.argmax(1) != before).float().mean()))
         entropy.append(cluster_health(soft.numpy()).entropy)
+        watch(model)
         return churn[-1] < settings.dec_tolerance
 
     options = options_of("dec", settings) | dict(on_epoch_end=settled, title="DEC")

@@ -48,7 +48,7 @@ const unpack = async text => new Response(new Blob([Uint8Array.from(atob(text),
       draw.unobserve(target);
       const figure = JSON.parse(await unpack(target.dataset.figure));
       target.textContent = "";
-      Plotly.newPlot(target, figure.data, figure.layout, {{responsive: true, displaylogo: false}});
+      Plotly.newPlot(target, {{...figure, config: {{responsive: true, displaylogo: false}}}});
     }}), {{rootMargin: "800px"}});
   document.querySelectorAll("[data-figure]").forEach(each => draw.observe(each));
 }})();
