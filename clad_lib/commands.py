@@ -1,8 +1,7 @@
 """Commands: `clad study` with the notebooks, `clad run` without, and all around them."""
 
-from __future__ import annotations
-
 import ast
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -204,9 +203,8 @@ def open_run(
         name, equals, text = setting.partition("=")
         if not equals or not name:
             raise ValueError(f"--set got {setting!r}: expected name=value, such as temperature=1")
-        try:
+        values[name] = text
+        with suppress(ValueError, SyntaxError):
             values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
     config = make_config(**values)
     return engine.open_study(config, runs=runs.resolve(), device=device, threads=threads)

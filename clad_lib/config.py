@@ -1,7 +1,5 @@
 """Every setting of a run in one frozen record, its profiles, and the view a stage gets of it."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import os
@@ -11,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Encoder = Literal["small", "large"]
 Stem = Literal["small", "full", "published"]
@@ -240,7 +238,7 @@ class Settings:
         vars(self).update(shown, device=device, progress=progress)
 
     @classmethod
-    def everything(cls, config: Config, *, device: Any = None, progress: bool = False) -> Settings:
+    def everything(cls, config: Config, *, device: Any = None, progress: bool = False) -> Self:
         """A view of all settings, for a stage function called outside the table of stages."""
         return cls(config, _types(), device=device, progress=progress)
 

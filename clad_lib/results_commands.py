@@ -1,7 +1,5 @@
 """Commands around finished runs: `clad results`, `figures`, `notebooks`, `runs` and `cache`."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """What a stage returns, on disk: safetensors, Parquet and JSON, so that nothing is unpickled."""
 
-from __future__ import annotations
-
 import typing
 from collections.abc import Iterator
 from pathlib import Path

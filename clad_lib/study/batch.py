@@ -1,7 +1,5 @@
 """Many jobs as one graph on Dask: on this machine, or on any cluster whose scheduler is named."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

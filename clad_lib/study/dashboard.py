@@ -1,7 +1,5 @@
 """The explorers of one run as a web page without code: Voila over notebooks/dashboard.ipynb."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,14 +1,12 @@
 """One study: a configuration on its split, and the one function that finds or makes an artefact."""
 
-from __future__ import annotations
-
 import json
 import time
 import typing
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -115,7 +113,7 @@ class Study:
         with seeded(self.config.seed):
             return function_of(name)(self.split, self.settings(name), *needs)
 
-    def with_settings(self, **settings: Any) -> Study:
+    def with_settings(self, **settings: Any) -> Self:
         """The same split under other settings; ValueError for a wrong one."""
         config = replace(self.config, **check_fields(settings))
         return replace(self, config=config, places=self.places._replace(config=config))

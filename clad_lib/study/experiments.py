@@ -1,7 +1,5 @@
 """Experiments on one study: a setting varied, defects switched on, one boundary or several."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from operator import or_

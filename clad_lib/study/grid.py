@@ -1,7 +1,5 @@
 """Grids of runs as TOML files, checked whole before anything runs."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import tomllib

@@ -1,7 +1,5 @@
 """Jobs: the rows of the table, and the notebooks that show them, as a graph for one engine."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -74,7 +72,8 @@ def plan(configs: Iterable[Config], methods: Sequence[str], runs: Path) -> list[
         if identity not in keys:
             keys[identity] = split_key(load_split(config))
         places = Places(runs, config, keys[identity])
-        found = {job.key: job for job in graph(places, methods, stems)} | found
+        for job in graph(places, methods, stems):
+            found.setdefault(job.key, job)
     return list(found.values())
 
 

@@ -1,7 +1,5 @@
 """What lies under a runs folder; its results as a table, open to SQL; the published ones."""
 
-from __future__ import annotations
-
 import re
 from collections import ChainMap
 from dataclasses import fields

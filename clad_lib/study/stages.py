@@ -4,8 +4,6 @@ To add a score or a method is one function and one row here, or a row of another
 entry point group `clad.methods` (a dict, name -> row). Nothing else lists them by hand.
 """
 
-from __future__ import annotations
-
 import json
 import pkgutil
 from collections.abc import Callable, Iterable

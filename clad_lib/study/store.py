@@ -1,7 +1,5 @@
 """Files written whole or not at all, and a stamp of what made them; nothing here needs torch."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Tables over many runs: means over seeds with intervals, paired tests, ranks, figure 3."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a study says on the terminal and in its report: tables, the verdict, the promise."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 

@@ -39,7 +39,7 @@ def finish(places, name):
 
 
 def graph_of(places, wanted):
-    stems = sorted({stages.rows()[name].shown_in for name in needed(wanted)})
+    stems = sorted({stages.rows()[name].shown_in for name in needed(wanted) if name != "copies"})
     return {job.step: job for job in jobs.graph(places, wanted, stems)}
 
 
@@ -132,7 +132,7 @@ def test_a_studys_notebooks_are_executed_anew_and_side_by_side(places):
 def test_one_notebook_of_a_study_brings_what_it_shows_and_no_more(places):
     planned = jobs.plan_study(places, [Path("04_classifier.ipynb")], places.root / "here")
     assert {job.step for job in planned} == {
-        *("copies", "autoencoder", "clusters", "classifier", "04_classifier")
+        *("autoencoder", "clusters", "classifier", "04_classifier")
     }
 
 
