@@ -7,13 +7,16 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 from patches import CELLS, CENTROIDS, CLUSTERS, SIDES, digit_like
 from sides import Row, asked, in_turn, ratios, show
 
-from clad_lib.clad.dec import fit_dec
-from clad_lib.clad.networks import ConvAutoencoder
+from clad_lib.clad.dec import clusters
+from clad_lib.clad.networks import ConvAutoencoder, Trained
+from clad_lib.config import Settings, make_config
 from clad_lib.methods.patches import fit_patches
 
 
@@ -26,13 +29,13 @@ def main() -> None:
     torch.manual_seed(0)
     model = ConvAutoencoder(1, 28, latent=10)
     shape = dict(sides=SIDES, cells=CELLS, centroids=CENTROIDS, clusters=CLUSTERS)
-    training = dict(epochs=1, batch_size=256, lr=3e-4, inits=1, seed=0, progress=False)
+    training = dict(dec_epochs=1, dec_batch=256, dec_lr=3e-4, kmeans_inits=1, min_steps=0)
     middle, rows = sizes[len(sizes) // 2], []
     kinds = {
         "fit of Patches, n": (sizes, lambda n: fit_patches(images[:n], keep=n, **shape)),
         "score of Patches, n": (sizes, partial(_score, fit_patches(images[:100], **shape), images)),
-        "DEC, n": (sizes, lambda n: fit_dec(model, images[:n], clusters=CLUSTERS, **training)),
-        "DEC, K": (groups, lambda k: fit_dec(model, images[:middle], clusters=k, **training)),
+        "DEC, n": (sizes, lambda n: _cluster(model, images[:n], clusters=CLUSTERS, **training)),
+        "DEC, K": (groups, lambda k: _cluster(model, images[:middle], clusters=k, **training)),
     }
     for what, (steps, call) in kinds.items():
         units = {f"{step:,}": step if what.endswith("n") else 1 for step in steps}
@@ -42,6 +45,11 @@ def main() -> None:
             faster = ratios(costs[name], costs[first])
             rows.append(Row(f"{what} = {name}", f"itself at {first}", *faster))
     show(options, "Cost an image, for K a fit", rows)
+
+
+def _cluster(model: ConvAutoencoder, images: torch.Tensor, **settings) -> None:
+    view = Settings.everything(make_config("mnist", "ALL", **settings), device=torch.device("cpu"))
+    clusters(SimpleNamespace(train=images), view, Trained(model, np.zeros(1)))
 
 
 def _score(scorer, images: torch.Tensor, count: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from patches import digit_like
 from sides import Row, asked, in_turn, ratios, show
 from sklearn.metrics import normalized_mutual_info_score
 
-from clad_lib.clad.dec import fit_dec
-from clad_lib.clad.networks import ConvAutoencoder
+from clad_lib.clad.dec import clusters
+from clad_lib.clad.networks import ConvAutoencoder, Trained
 from clad_lib.clad.training import fit, precision
+from clad_lib.config import Settings, make_config
 
 try:
     from clustpy.deep import DEC
@@ -70,10 +72,13 @@ def main() -> None:
     model = ConvAutoencoder(1, 28, latent=10)
     training = dict(batch_size=BATCH, seed=0, progress=False)
     fit(model, reconstruction, images, epochs=epochs, lr=3e-3, schedule="onecycle", **training)
-    ours = dict(clusters=CLUSTERS, epochs=epochs, lr=RATE, tolerance=0.0, **training)
+    chosen = dict(clusters=CLUSTERS, dec_epochs=epochs, dec_lr=RATE, dec_tolerance=0.0)
+    config = make_config("mnist", "ALL", dec_batch=BATCH, min_steps=0, **chosen)
+    ours = Settings.everything(config, device=torch.device("cpu"))
+    split, trained = SimpleNamespace(train=images), Trained(model, np.zeros(1))
     unit = images.float() / 255
     sides = {
-        "clad_lib": lambda: fit_dec(model, images, **ours).labels,
+        "clad_lib": lambda: clusters(split, ours, trained).labels,
         "ClustPy": partial(theirs, model, unit, epochs),
     }
     costs = in_turn(sides, repeats=1 if options.small else 2)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from clad_lib.clad.networks import ResNet18, SmallMapConv2d
+from clad_lib.clad.networks import ResNet18
+from clad_lib.clad.small_maps import SmallMapConv2d
 from clad_lib.clad.training import fit, gains_from_bf16, precision
 
 BATCH, RATE = 128, 1e-3

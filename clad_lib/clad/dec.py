@@ -21,6 +21,7 @@ from clad_lib.config import Settings
 from clad_lib.data.split import Split
 
 DEAD_SHARE = 0.05  # a cluster with less than this share of an even share is dead
+EMPTY = "DEC left {} of {} clusters empty: k-means' are kept; try fewer, or a smaller dec_lr"
 
 
 class ClusterHealth(NamedTuple):
@@ -103,10 +104,10 @@ def clusters(
     images, plain = split.train, cast(Any, autoencoder.model)
     latents = infer(plain, images, function=plain.encode).numpy()
     best = kmeans(latents, settings.clusters, inits=settings.kmeans_inits, seed=settings.seed)
-    centroids = torch.from_numpy(best.cluster_centers_)
-    model = DEC(copy.deepcopy(plain), centroids).to(device_of(plain))
+    centroids, device = torch.from_numpy(best.cluster_centers_), device_of(plain)
+    model = DEC(copy.deepcopy(plain), centroids).to(device)
     soft, churn, entropy = infer(model, images), list[float](), list[float]()
-    target = target_distribution(soft).to(device_of(model))
+    target = target_distribution(soft).to(device)
     watch(model)
 
     def divergence(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
@@ -128,19 +129,18 @@ def clusters(
     losses = fit(model, divergence, images, target, shuffle=not settings.batch_target, **options)
     labels, dead = soft.numpy().argmax(1), len(cluster_health(soft.numpy()).dead)
     if dead:
-        told = f"DEC left {dead} of {settings.clusters} clusters empty: k-means' are kept"
-        warnings.warn(f"{told}; fewer clusters or a smaller dec_lr may help", stacklevel=2)
+        warnings.warn(EMPTY.format(dead, settings.clusters), stacklevel=2)
         labels, parts = best.labels_, torch.from_numpy(latents).split(1024)
         soft = torch.cat([soft_assignment(part, centroids) for part in parts])
     else:
         latents = infer(model, images, function=model.autoencoder.encode).numpy()
-    used, numbered = np.unique(labels, return_inverse=True)  # clusters without images drop out
-    if len(used) < 2:
+    numbered = np.unique(labels, return_inverse=True)[1]  # clusters without images drop out
+    if not numbered.any():
         raise ValueError("all images fell into one cluster: use a larger latent or more images")
-    q, source = soft.numpy(), "k-means" if dead else "dec"
     converged = bool(churn) and churn[-1] < settings.dec_tolerance and not dead
+    q, end = soft.numpy(), ("k-means" if dead else "dec", converged)
     found = latents, q, numbered.astype(np.int64), q[np.arange(len(q)), labels], losses
-    return Clusters(*found, np.asarray(churn), np.asarray(entropy), source, converged)
+    return Clusters(*found, np.asarray(churn), np.asarray(entropy), *end)
 
 
 def cluster_health(soft: np.ndarray) -> ClusterHealth:

@@ -15,11 +15,11 @@ from clad_lib.clad.networks import (
     ConvAutoencoder,
     PlainNet,
     ResNet18,
-    SmallMapConv2d,
     Standardise,
     channel_statistics,
     statistics,
 )
+from clad_lib.clad.small_maps import SmallMapConv2d
 from clad_lib.config import Settings, make_config
 
 
