@@ -94,6 +94,7 @@ class Config:
     patch_features: int = 1024  # numbers that describe an image, for each size of patch
     patch_images: int = 20_000  # training images remembered, at most
     rotation_views: int = 64_000  # turned images that the rotation network is trained on
+    rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
     rotation_labels: PseudoLabels = "patches"  # named with the turn: k-means on patches, or none
 
     # the published code's defects, off unless measured on purpose (protocol paper_compat)

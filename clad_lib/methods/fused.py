@@ -13,7 +13,7 @@ from clad_lib.data.split import Split
 from clad_lib.judge.guarantees import conformal_p_values
 from clad_lib.methods.distances import PartScorer
 from clad_lib.methods.patches import patches
-from clad_lib.methods.rotation import TURNS, RotationScorer, rotation
+from clad_lib.methods.rotation import rotation
 
 
 class FusedScorer:
@@ -41,16 +41,10 @@ class FusedScorer:
         }
 
 
-def trust(accuracy: float) -> float:
-    """The weight of a rotation expert whose network names that share of the turns of normals right.
-
-    Zero at chance, where turns say nothing; one expert like any other where it is always right.
-    """
-    return max(0.0, (accuracy - 1 / TURNS) / (1 - 1 / TURNS))
-
-
 def fused(split: Split, settings: Settings, rotation_network: Trained) -> FusedScorer:
-    """The row Fused: Patches, and Rotation as far as the turns of held-out normals let trust it."""
-    turning: RotationScorer = rotation(split, settings, rotation_network)
-    experts = {"Patches": patches(split, settings), "Rotation": turning}
-    return FusedScorer(experts, {"Patches": 1.0, "Rotation": trust(turning.accuracy)})
+    """The row Fused: Patches, and Rotation times `rotation_weight`, which is one for a data set."""
+    experts = {
+        "Patches": patches(split, settings),
+        "Rotation": rotation(split, settings, rotation_network),
+    }
+    return FusedScorer(experts, {"Patches": 1.0, "Rotation": settings.rotation_weight})

@@ -132,7 +132,7 @@ _OWN: dict[str, Row] = {
         in_all=False,
     ),
     "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, **_LONG),
-    "Fused": Row("clad_lib.methods.fused:fused", _TURNED, _PATCHES, **_LONG),
+    "Fused": Row("clad_lib.methods.fused:fused", _TURNED, (*_PATCHES, "rotation_weight"), **_LONG),
     "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }
 
