@@ -115,7 +115,7 @@ def rehearse() -> list[dict]:
             [sys.executable, "-m", "zipfile", "-e", str(pack(["digits:MIX"], folder)), "there"],
         ):
             subprocess.run(line, cwd=folder, check=True)
-        line = [str(python), "benchmarks/gpu.py", "--device", "cpu", "--tiny", "--minutes", "3"]
+        line = [str(python), "benchmarks/gpu.py", "--device", "cpu", "--tiny", "--minutes", "20"]
         subprocess.run(
             line, cwd=folder / "there", check=True, env=environment | {"PYTHONPATH": "."}
         )
