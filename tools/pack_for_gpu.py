@@ -103,7 +103,9 @@ def pack(wanted: list[str], folder: Path) -> Path:
 
 def rehearse() -> list[dict]:
     """Everything on the CPU in a clean environment; RuntimeError where a step failed."""
-    uv = shutil.which("uv") or str(HOME / ".tools" / "bin" / "uv")
+    uv = shutil.which("uv") or shutil.which("uv", path=str(HOME / ".tools" / "bin"))
+    if uv is None:
+        raise RuntimeError("uv is not here, which makes the clean environment: run make setup")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = folder / "env" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
