@@ -103,7 +103,9 @@ def pack(wanted: list[str], folder: Path) -> Path:
 
 def rehearse() -> list[dict]:
     """Everything on the CPU in a clean environment; RuntimeError where a step failed."""
-    uv = shutil.which("uv") or str(HOME / ".tools" / "bin" / "uv")
+    uv = shutil.which("uv") or shutil.which("uv", path=str(HOME / ".tools" / "bin"))
+    if uv is None:
+        raise RuntimeError("uv is not here, which makes the clean environment: run make setup")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = folder / "env" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
@@ -115,7 +117,7 @@ def rehearse() -> list[dict]:
             [sys.executable, "-m", "zipfile", "-e", str(pack(["digits:MIX"], folder)), "there"],
         ):
             subprocess.run(line, cwd=folder, check=True)
-        line = [str(python), "benchmarks/gpu.py", "--device", "cpu", "--tiny", "--minutes", "3"]
+        line = [str(python), "benchmarks/gpu.py", "--device", "cpu", "--tiny", "--minutes", "20"]
         subprocess.run(
             line, cwd=folder / "there", check=True, env=environment | {"PYTHONPATH": "."}
         )
