@@ -7,6 +7,7 @@ can expect to win against what is true, so that a large capital is evidence of a
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,6 @@ from clad_lib.judge.counting import finite, share
 
 JUMPS = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])[:, None]  # rates at which a bettor changes its bet
 BETS = np.array([-1.0, 0.0, 1.0])  # on small p-values, on nothing, on large ones
-BLOCK = 1000  # scores that are ranked at a time
 
 
 class Drift(NamedTuple):
@@ -40,20 +40,14 @@ def online_p_values(calibration: ArrayLike, stream: ArrayLike, *, seed: int) -> 
     of the stream, u_t uniform: independent and uniform on [0, 1] if all are exchangeable (Vovk,
     Gammerman & Shafer 2005). Raises ValueError for no scores, NaN or infinite ones.
     """
-    known, generator = (
-        np.sort(finite(calibration, "calibration scores")),
-        np.random.default_rng(seed),
-    )
-    scores, found = finite(stream, "scores of the stream"), []
-    for block in np.split(scores, range(BLOCK, len(scores), BLOCK)):
-        before = np.tri(len(block), k=-1, dtype=bool)
-        left, right = (np.searchsorted(known, block, side) for side in ("left", "right"))
-        above = len(known) - right + ((block > block[:, None]) & before).sum(1)
-        equal = right - left + ((block == block[:, None]) & before).sum(1) + 1  # also itself
-        count = len(known) + 1 + np.arange(len(block))
-        found.append((above + generator.random(len(block)) * equal) / count)
-        known = np.sort(np.concatenate([known, block]), kind="stable")
-    return np.concatenate(found)
+    generator, found = np.random.default_rng(seed), []
+    known = sorted(finite(calibration, "calibration scores").tolist())
+    for score in finite(stream, "scores of the stream").tolist():
+        left, right = bisect_left(known, score), bisect_right(known, score)
+        above, equal = len(known) - right, right - left + 1  # it equals itself
+        found.append((above + generator.random() * equal) / (len(known) + 1))
+        known.insert(right, score)
+    return np.array(found)
 
 
 def drift(
@@ -74,14 +68,16 @@ def drift(
         parts /= gains[-1][:, None]
     logs = np.cumsum(np.log(gains), axis=0)  # (m, jumps)
     capital = (logsumexp(logs, axis=1) - math.log(len(JUMPS))) / math.log(10)
-    passed = np.flatnonzero(capital >= -math.log10(share(level, "level")))
-    alarm = int(passed[0]) if len(passed) else None
-    text = (
+    passed = np.flatnonzero(capital >= -math.log10(share(level, "level"))).tolist()
+    alarm = passed[0] if passed else None
+    what = (
         f"No drift was noticed in {len(capital):,} images in the order in which they came"
         if alarm is None
         else f"Drift: at image {alarm + 1:,} of {len(capital):,} it was clear that the images had "
-        "changed since calibration, or their order is not that of chance"
+        "changed since calibration, or that their order is not that of chance"
     )
-    most = f"largest capital {10 ** min(capital.max(), 300):.3g}, alarm at {1 / level:g}"
-    text += f" (conformal test martingale, {most}, false alarms in at most {level:g} of streams)."
+    text = (
+        f"{what} (conformal test martingale, largest capital {10 ** min(capital.max(), 300):.3g}, "
+        f"alarm at {1 / level:g}, false alarms in at most {level:g} of streams)."
+    )
     return Drift(capital, alarm, level, text)

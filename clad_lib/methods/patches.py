@@ -27,7 +27,8 @@ from clad_lib.methods.distances import (
     neighbours,
     remember,
 )
-from clad_lib.methods.scorers import check_training
+from clad_lib.methods.kernel import squared_distances
+from clad_lib.methods.scorers import check_shape, check_training
 
 CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat
 WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
@@ -85,26 +86,34 @@ def learn_dictionary(
     )
 
 
+def pooling(dictionary: Dictionary) -> Tensor:
+    """What takes the h x h activations of a centroid to their mean in each cell: (cells^2, h^2)."""
+    side, stride, cells, _, size = dictionary.layout.tolist()
+    places = (size - side) // stride + 1
+    member = one_hot(torch.arange(places) * cells // places, cells).float()  # (h, cells)
+    member /= member.sum(0)
+    both = torch.einsum("ia,jb->abij", member, member).reshape(cells**2, places**2)
+    return both.to(dictionary.filters)
+
+
 def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
     """Images (N, C, S, S) -> pooled activations (N, cells^2 K) of max(0, mean_k d_k - d_k), scaled.
 
     d_k is a patch's distance to centroid k; a cell holds the mean over its patches. Blocks of
     images bound the memory; all steps after the product work in its place.
     """
-    side, stride, cells, _, size = dictionary.layout.tolist()
-    filters, places = dictionary.filters, (size - side) // stride + 1
-    member = one_hot(torch.arange(places) * cells // places, cells).float()  # (h, cells)
-    member /= -member.sum(0)  # minus, because what is pooled below is minus the activation
-    pool = -torch.einsum("ia,jb->abij", member, member).reshape(cells**2, places**2).to(filters)
-    step = max(1, BLOCK.get(filters.device.type, 2**18) // (places**2 * filters.shape[1]))
-    features = filters.new_empty(len(images), cells**2, filters.shape[1])
+    side, stride, *_ = dictionary.layout.tolist()
+    pool, filters = -pooling(dictionary), dictionary.filters  # pooled is minus the activation
+    patches = pool.shape[1]  # of an image
+    step = max(1, BLOCK.get(filters.device.type, 2**18) // (patches * filters.shape[1]))
+    features = filters.new_empty(len(images), len(pool), filters.shape[1])
     for block, into in zip(images.split(step), features.split(step), strict=True):
         rows = _rows(block.to(filters.device), side, stride)
         points = torch.addmm(dictionary.offset, rows, dictionary.whitening)  # (P, d + 1)
         points[:, -1] = points.square().sum(1)
         gaps = torch.addmm(dictionary.lengths, points, filters).clamp_min_(0).sqrt_()  # (P, K)
         gaps.sub_(gaps.mean(1, keepdim=True)).clamp_max_(0)
-        torch.matmul(pool, gaps.view(len(block), places**2, -1), out=into)
+        torch.matmul(pool, gaps.view(len(block), patches, -1), out=into)
     return features.flatten(1).sub_(dictionary.mean).mul_(dictionary.scale)
 
 
@@ -119,6 +128,21 @@ class PatchScorer(PartScorer):
     def distances(self, images: Tensor) -> Tensor:
         """Images (N, C, S, S) -> distances (N, parts)."""
         return torch.cat(self._seen(images, distances), 1)
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, C, S, S) -> scores (N,), and latent classes (N,) int64, on the CPU.
+
+        A latent class is the nearest cluster of training images, as the last patches see it.
+        """
+        check_shape(images, self.shape)
+
+        def both(memory: Memory, points: Tensor) -> Tensor:
+            cluster = squared_distances(points, memory.centres[1]).argmin(1, keepdim=True)
+            return torch.cat([distances(memory, points), cluster], 1)
+
+        seen = torch.stack(self._seen(images, both)).cpu()  # (views, N, parts + 1)
+        parts = self._comparable(torch.cat([*seen[..., :-1]], 1))
+        return parts.T.contiguous().mean(0), seen[-1, :, -1].long()
 
     def map(self, images: Tensor) -> Tensor:
         """Where the distance comes from: images (N, C, S, S) -> (N, cells, cells) on the CPU.

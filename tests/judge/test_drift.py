@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clad_lib.judge.drift import BLOCK, drift, online_p_values
+from clad_lib.judge.drift import drift, online_p_values
 
 
 def test_p_values_are_ranks_among_all_that_came_before():
@@ -11,16 +11,6 @@ def test_p_values_are_ranks_among_all_that_came_before():
     u = np.random.default_rng(7).random(4)
     by_hand = [(1 + 3 * u[0]) / 5, (0 + u[1]) / 6, (2 + 4 * u[2]) / 7, (7 + u[3]) / 8]
     np.testing.assert_allclose(online_p_values(calibration, stream, seed=7), by_hand)
-
-
-def test_blocks_count_as_one_score_after_the_other():
-    random = np.random.default_rng(0)
-    known, stream = random.normal(size=30), random.normal(size=2 * BLOCK + 3).round(1)
-    found, u = online_p_values(known, stream, seed=1), np.random.default_rng(1)
-    for place, score in enumerate(stream):
-        before = np.concatenate([known, stream[: place + 1]])
-        expected = ((before > score).sum() + u.random() * (before == score).sum()) / len(before)
-        assert found[place] == pytest.approx(expected)
 
 
 def test_capital_is_that_of_the_published_recursion():
