@@ -65,11 +65,12 @@ def statistics(split: Split, settings: Settings) -> dict[str, Any]:
     They are those of the training images; with the published defect, the mean of each hidden
     class's own.
     """
-    if not settings.hidden_statistics:
-        return dict(zip(("mean", "std"), channel_statistics(split.train), strict=True))
-    classes = torch.from_numpy(split.answers.train_class)
-    each = [channel_statistics(split.train[classes == k]) for k in classes.unique()]
-    mean, std = (torch.stack(part).mean(0) for part in zip(*each, strict=True))
+    groups = [split.train]
+    if settings.hidden_statistics:
+        classes = torch.from_numpy(split.answers.train_class)
+        groups = [split.train[classes == k] for k in classes.unique()]
+    parts = zip(*map(channel_statistics, groups), strict=True)
+    mean, std = (torch.stack(part).mean(0) for part in parts)
     return {"mean": mean, "std": std}
 
 
@@ -242,7 +243,41 @@ class ResNet18(nn.Module):
         return self.logits(self.features(images))
 
 
+class PlainNet(nn.Module):
+    """Seven 3x3 convolutions with batch norm and GELU, and the mean over the last map.
+
+    In the manner of airbench (Jordan 2024): no shortcuts and few filters at high resolution, so
+    that a second buys many training steps. Images above 32 pixels are halved by the first
+    convolution.
+
+    `statistics` are the mean and std of Standardise. Images (N, C, S, S) in [0, 1], S at least 8,
+    -> logits (N, K); `features` -> (N, 256), which `head` takes.
+    """
+
+    def __init__(self, channels: int, size: int, *, classes: int, **statistics: Tensor):
+        super().__init__()
+        self.shape = dict(channels=channels, size=size, classes=classes)
+        self.standardise = Standardise(channels, **statistics)
+        self.trunk = nn.Sequential(
+            *_gelu_level(channels, 32, stride=2 if size > 32 else 1),
+            *_gelu_level(32, 32), nn.MaxPool2d(2),  # (N, 32, 16, 16) of 32 pixels
+            *_gelu_level(32, 64), nn.MaxPool2d(2),  # (N, 64, 8, 8)
+            *_gelu_level(64, 128), *_gelu_level(128, 128), nn.MaxPool2d(2),  # (N, 128, 4, 4)
+            *_gelu_level(128, 256), *_gelu_level(256, 256),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Linear(256, classes)
+
+    features, logits, forward = ResNet18.features, ResNet18.logits, ResNet18.forward
+
+
+def _gelu_level(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.GELU()]
+
+
 NETWORKS: dict[str, type[nn.Module]] = {
     "ConvAutoencoder": ConvAutoencoder,
     "ResNet18": ResNet18,
+    "PlainNet": PlainNet,
 }  # those that can be built again from their `shape`
