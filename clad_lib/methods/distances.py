@@ -57,6 +57,12 @@ def distances(memory: Memory, points: Tensor) -> Tensor:
     return _scores(memory, points, found)
 
 
+def with_cluster(memory: Memory, points: Tensor) -> Tensor:
+    """The four `distances` of points (N, D), and the number of the nearest cluster: (N, 5)."""
+    cluster = squared_distances(points, memory.centres[1]).argmin(1, keepdim=True)
+    return torch.cat([distances(memory, points), cluster], 1)
+
+
 def _scores(memory, points, found, groups=None) -> Tensor:
     near, places = found
     local = memory.density[places].mean(1) / _density(near, places, memory.reach)
