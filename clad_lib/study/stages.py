@@ -53,6 +53,7 @@ _LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another 
 _TURNED = ("rotation_network",)
 _OUTPUTS = ("clusters", "classifier", "outputs")
 _PATCHES = ("patch_features", "patch_images", "clusters")
+_WEIGHTED = (*_PATCHES, "rotation_weight")
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER, "odin_factor")
 _DEEP = ("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective")
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
@@ -132,7 +133,7 @@ _OWN: dict[str, Row] = {
         in_all=False,
     ),
     "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, **_LONG),
-    "Fused": Row("clad_lib.methods.fused:fused", _TURNED, (*_PATCHES, "rotation_weight"), **_LONG),
+    "Fused": Row("clad_lib.methods.fused:fused", _TURNED, _WEIGHTED, version=2, **_LONG),
     "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }
 

@@ -1,12 +1,13 @@
-"""Fused: p-values and their sum by brute force."""
+"""Fused: p-values and their sum by brute force, and the rule of its weights."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy.stats import kstest
 
-from clad_lib.methods.fused import FusedScorer
+from clad_lib.methods.fused import FusedScorer, trust
 
 
 class Expert:
@@ -50,3 +51,9 @@ def test_an_expert_of_weight_zero_says_nothing():
     both = FusedScorer({"a": Expert(normals), "b": Expert(-(normals**2))}, {"a": 1.0, "b": 0.0})
     alone = FusedScorer({"a": Expert(normals)}, {"a": 1.0})
     assert torch.equal(both(values), alone(values))
+
+
+def test_trust_is_nothing_at_chance_and_one_at_the_top():
+    assert trust(0.25) == trust(0.1) == 0
+    assert trust(1.0) == pytest.approx(1)
+    assert trust(0.625) == pytest.approx(0.5)
