@@ -93,7 +93,7 @@ class Config:
     # beyond the paper
     patch_features: int = 1024  # numbers that describe an image, for each size of patch
     patch_images: int = 20_000  # training images remembered, at most
-    rotation_views: int = 64_000  # turned images that the rotation network is trained on
+    rotation_views: int = 32_000  # turned images that the rotation network is trained on
     rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
     rotation_labels: PseudoLabels = "patches"  # named with the turn: k-means on patches, or none
 

@@ -22,7 +22,7 @@ from clad_lib.methods.distances import NEAREST, SCORES, PartScorer, neighbours
 from clad_lib.methods.patches import patch_clusters
 
 TURNS = 4
-REMEMBERED = 10_000  # training images with whose features others are compared, at most
+REMEMBERED = 5_000  # training images with whose features others are compared, at most
 BATCH, RATE = 128, 3e-3  # turned images in a training step; Adam's peak learning rate
 HELD_OUT = 0.1  # share of the training tracks that the network does not see: what is normal for it
 
