@@ -46,7 +46,8 @@ def threshold_explorer(study: Study, *, alpha: float = ALPHA, may_keep: bool = T
 
 def view(sheet: Sheet) -> graph_objects.Figure:
     """The chart of a threshold, whose ticks say the share of calibration images above them."""
-    ticks = np.linspace(*np.quantile(sheet.test, [0.001, 0.999]), 6)
+    low, high = np.quantile(sheet.test, [0.001, 0.999])
+    ticks = np.linspace(low, high, 6)
     pairs = zip(above(sheet.calibration, ticks), ticks, strict=True)
     texts = [f"{share:.1%}<br>{parts.number(tick, np.ptp(ticks))}" for share, tick in pairs]
     figure = threshold_view(sheet.test, sheet.anomaly, ticks[-1])
