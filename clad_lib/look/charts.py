@@ -167,9 +167,10 @@ def auroc_bars(
     }
     figure = px.bar(table, x="auroc", error_x="above", error_x_minus="below", **panels)
     figure.update_traces(marker_color=theme.PALETTE[-1], error_x_color=theme.INK)
-    edge = {"color": theme.INK, "width": 1.8}
-    diamond = {"symbol": "diamond", "size": 9, "color": "white", "line": edge}
-    paper = px.scatter(table, x="paper", **panels).update_traces(marker=diamond)
+    paper = px.scatter(table, x="paper", **panels).update_traces(
+        marker={"symbol": "diamond", "size": 9, "color": "white"},
+        marker_line={"color": theme.INK, "width": 1.8},
+    )
     figure.add_traces(paper.data).add_vline(0.5, line=theme.DOTTED)
     # plotly loses the other range of matched axes
     figure.update_xaxes(range=[0, 1.02], tickvals=[0, 0.5, 1], matches=None, showticklabels=True)

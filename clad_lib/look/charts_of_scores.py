@@ -148,14 +148,21 @@ def threshold_marks(
     scores: np.ndarray, anomaly: np.ndarray, threshold: float
 ) -> list[dict[str, Any]]:
     """The dashed line and the circle of `threshold_view`, as shapes of plotly."""
-    ends = {"x0": threshold, "x1": threshold, "y0": 0, "y1": 1, "yref": "y domain"}
-    circle = {"type": "circle", "xsizemode": "pixel", "ysizemode": "pixel", "line_width": 2}
-    circle |= {"x0": -8, "x1": 8, "y0": -8, "y1": 8, "xref": "x2", "yref": "y2"}
-    at = {
+    line = {"type": "line", "x0": threshold, "x1": threshold, "y0": 0, "y1": 1, "yref": "y domain"}
+    circle = {
+        "type": "circle",
+        "xref": "x2",
+        "yref": "y2",
         "xanchor": above(scores[~anomaly], threshold),
         "yanchor": above(scores[anomaly], threshold),
+        "xsizemode": "pixel",
+        "ysizemode": "pixel",
+        "x0": -8,
+        "x1": 8,
+        "y0": -8,
+        "y1": 8,
     }
-    return [{"type": "line", "line": theme.DASHED, **ends}, circle | at]
+    return [line | {"line": theme.DASHED}, circle | {"line": {"color": theme.INK, "width": 2}}]
 
 
 def false_alarm_curve(

@@ -100,7 +100,7 @@ def pictures_of(notebook: Path) -> Iterator[str]:
 
 def drawn(figure: Mapping[str, Any]) -> str:
     """A figure of plotly, as a dict, as HTML that `page` draws when it comes into view."""
-    about = figure["layout"].get("meta") or {"title": "picture", "alt": "picture"}
+    about = {"title": "picture", "alt": "picture"} | (figure["layout"].get("meta") or {})
     alt = html.escape(about["alt"])
     box = f'<div role="img" aria-label="{alt}" data-figure="{packed(json.dumps(figure))}">'
     return _captioned(f"{box}{alt}</div>", about["title"])
@@ -146,8 +146,10 @@ def write_report(study: Study, report: Report) -> Path:
 
     found = words.finished(study, methods())
     verdict, table = words.verdict(study, found), words.table_of(study, found)
-    promised = pd.Series({name: words.promise(study, name, each) for name, each in found.items()})
-    promised = promised.str.partition(": ")[2]
+    promises = {name: words.promise(study, name, each) for name, each in found.items()}
+    promised = pd.Series(
+        {name: text.partition(": ")[2] for name, text in promises.items()}, dtype=str
+    )
     note = "AUROC in percent; bold: cannot be told from the best that used no test label."
     best = table[["best"]].set_axis(["AUROC"], axis=1)
     config, path = study.config, study.folder / "report.html"
@@ -157,7 +159,7 @@ def write_report(study: Study, report: Report) -> Path:
         "What was not made": _lines(f"{name}: {why}" for name, why in report.lacking.items()),
         "What was promised": _lines(
             f"{', '.join(names)}: {text}"
-            for text, names in promised.groupby(promised).groups.items()
+            for text, names in promised.groupby(promised, sort=False).groups.items()
         ),
         "Made by": _made_by(study.path(name) for name in found),
         "Settings": f"<details>{pd.Series(as_dict(config)).to_frame().to_html()}</details>",

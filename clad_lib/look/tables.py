@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import zlib
-from collections.abc import Collection
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -24,22 +23,18 @@ def results_table(
     caption: str,
     note: str = "",
     best: pd.DataFrame | None = None,
-    percent: Collection[str] = (),
     decimals: int = 3,
 ) -> Table:
     """Return a table with a caption, in which the cells where `best` is true are bold.
 
     best: booleans with the rows and some columns of `frame`, true for all that cannot be told from
-    the best. percent: columns of shares in [0, 1], shown in percent; other numbers get `decimals`.
-    A named index comes first. Raises KeyError for unknown columns.
+    the best. A named index comes first. Raises KeyError for unknown columns.
     """
     flat = frame.reset_index(drop=frame.index.name is None)
     table = Table(flat, uuid=f"{zlib.crc32(caption.encode()):08x}", cell_ids=False)
     table.format(precision=decimals, thousands=",", na_rep="–", escape="html")
-    table.format("{:.1%}", subset=[*percent], na_rep="–")
     for name, marks in ({} if best is None else best).items():
-        form = "<b>{:.1%}</b>" if name in percent else f"<b>{{:.{decimals}f}}</b>"
-        table.format(form, subset=(flat.index[marks], [name]))
+        table.format(f"<b>{{:.{decimals}f}}</b>", subset=(flat.index[marks], [name]))
     words = flat.select_dtypes(exclude="number").columns
     table.set_properties(subset=words, **{"text-align": "left"})
     table.set_caption(f"<b>{html.escape(caption)}</b><br>{html.escape(note)}")

@@ -21,6 +21,7 @@ from clad_lib.study.engine import Study
 from clad_lib.study.measure import ALPHA
 
 Keep = Callable[[Setting, Line], dict[str, Any]]
+Rule = Callable[[Sheet], Line]
 NEAR = 8  # images on each side of the line
 FRAME: dict[str, Any] = {"height": 400, "title": None, "margin": {"t": 16, "b": 100}}
 BELOW = {  # where the page is narrow, the second panel stands below the first
@@ -45,7 +46,8 @@ def threshold_explorer(study: Study, *, alpha: float = ALPHA, may_keep: bool = T
 
 def view(sheet: Sheet) -> graph_objects.Figure:
     """The chart of a threshold, whose ticks say the share of calibration images above them."""
-    ticks = np.linspace(*np.quantile(sheet.test, [0.001, 0.999]), 6)
+    low, high = np.quantile(sheet.test, [0.001, 0.999])
+    ticks = np.linspace(low, high, 6)
     pairs = zip(above(sheet.calibration, ticks), ticks, strict=True)
     texts = [f"{share:.1%}<br>{parts.number(tick, np.ptp(ticks))}" for share, tick in pairs]
     figure = threshold_view(sheet.test, sheet.anomaly, ticks[-1])
@@ -119,7 +121,7 @@ class ThresholdExplorer(parts.Explorer):
         told = (self.message, self.promise, self.figure, self.costs, self.near)
         super().__init__(controls, self.slider, line, *told)
         self._take(next(iter(sheets)))
-        self._put_rate(alpha)
+        self._put(partial(points.line_for_rate, alpha=alpha, named=alpha))
         acts = {self.slider: self._on_slider, self.typed: self._on_typed, self.rate: self._on_rate}
         for control, act in (dict.fromkeys(controls, self._on_setting) | acts).items():
             control.observe(act, "value")
@@ -133,9 +135,13 @@ class ThresholdExplorer(parts.Explorer):
         if setting.temperature is not None:  # as shown, which a pair without scores is not
             self.temperature.value, self.epsilon.value = setting.temperature, setting.epsilon
 
-    def _put(self, line: Line, position: float | None = None) -> None:
-        """Put the line there and show what follows; a hand on the slider left it at `position`."""
-        self.line, sheet, n = line, self.sheet, line.counts["calibration"]
+    def _put(self, rule: Rule, line: Line | None = None, position: float | None = None) -> None:
+        """Follow a rule, by default to the line that it gives here, and show what follows.
+
+        A hand on the slider left it at `position`.
+        """
+        self.rule, self.line, sheet = rule, line or rule(self.sheet), self.sheet
+        line, n = self.line, self.line.counts["calibration"]
         place = points.place_sentence(line, sheet.test.std())
         self.position = 100 * line.counts["above"] / n if position is None else position
         self.slider.step, self.slider.text = max(100 / n, 0.1), place
@@ -149,23 +155,15 @@ class ThresholdExplorer(parts.Explorer):
         alt = f"Histogram and ROC curve of {self.setting}, line at {place}"
         self.figure.draw(self.view, alt, **FRAME)
 
-    def _put_share(self, position: float) -> None:
-        self._put(points.line_for_share(self.sheet, position / 100), position)
-
-    def _put_rate(self, alpha: float) -> None:
-        self._put(points.line_for_rate(self.sheet, alpha, named=self.named))
-
     def _on_setting(self, _: Any) -> None:
         wanted = (self.score.value, self.temperature.value, self.epsilon.value)
         self._take(max(self.sheets, key=lambda known: [*map(eq, known, wanted)]))
-        if self.line.alpha is None:
-            self._put_share(self.position)
-        else:
-            self._put_rate(self.line.alpha)
+        self._put(self.rule)
 
     def _on_slider(self, change: Any) -> None:
         if change["new"] != self.position:
-            self._put_share(change["new"])
+            rule = partial(points.line_for_share, share=change["new"] / 100)
+            self._put(rule, position=change["new"])
 
     def _on_typed(self, change: Any) -> None:
         if change["new"] != self.text:
@@ -173,12 +171,15 @@ class ThresholdExplorer(parts.Explorer):
                 both = np.append(self.sheet.calibration, self.sheet.test)
                 low, high = float(both.min()), float(both.max())
                 value = parts.read_number(change["new"], "the score at the line", low, high)
-                self._put(points.line_at(self.sheet, value))
+                line = points.line_at(self.sheet, value)
+                share = line.counts["above"] / line.counts["calibration"]
+                self._put(partial(points.line_for_share, share=share), line)
 
     def _on_rate(self, _: Any) -> None:
         with parts.guarded(self.message):
             what = "the wanted rate of false alarms"
-            self._put_rate(parts.read_number(self.rate.value, what, 0.01, 99.9) / 100)
+            alpha = parts.read_number(self.rate.value, what, 0.01, 99.9) / 100
+            self._put(partial(points.line_for_rate, alpha=alpha, named=self.named))
 
     def _on_keep(self, _: Any) -> None:
         with parts.guarded(self.message):

@@ -382,8 +382,8 @@ def test_bars_and_ticks_by_hand():
     assert normal.x == pytest.approx([low, 2, 4])  # what lies beyond is counted in the end bars
     assert anomalous.x == pytest.approx([3, 5, high])
     assert (roc.x[0], roc.y[0], roc.x[-1], roc.y[-1]) == (0.0, 0.0, 1.0, 1.0)
-    assert figure.layout.xaxis.ticktext[0] == "98.0%<br>1.01"  # 2 to 99 lie above it
-    assert figure.layout.xaxis.tickvals[-1] == high
+    assert figure.layout.xaxis.ticktext[0] == "98.0%<br>1.00"  # 2 to 99 lie above it
+    assert figure.layout.xaxis.tickvals[-1] == pytest.approx(high)
     assert "calibration images above" in figure.layout.xaxis.title.text
     assert figure.layout.xaxis2.title.text == "normal images that alarm"
 
