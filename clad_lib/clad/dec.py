@@ -124,14 +124,12 @@ def clusters(split: Split, settings: Settings, autoencoder: Trained) -> Clusters
         warnings.warn(f"{told}; fewer clusters or a smaller dec_lr may help", stacklevel=2)
         labels, parts = best.labels_, torch.from_numpy(latents).split(1024)
         soft = torch.cat([soft_assignment(part, centroids) for part in parts])
-    else:
-        latents = infer(model, images, function=model.autoencoder.encode).numpy()
     used, numbered = np.unique(labels, return_inverse=True)  # clusters without images drop out
     if len(used) < 2:
         raise ValueError("all images fell into one cluster: use a larger latent or more images")
     q, source = soft.numpy(), "k-means" if dead else "dec"
     converged = bool(churn) and churn[-1] < settings.dec_tolerance and not dead
-    found = latents, q, numbered.astype(np.int64), q[np.arange(len(q)), labels], losses
+    found = q, numbered.astype(np.int64), q[np.arange(len(q)), labels], losses
     return Clusters(*found, np.asarray(churn), np.asarray(entropy), source, converged)
 
 
