@@ -147,7 +147,8 @@ def _one_pass(name: str) -> Callable[..., Scored]:
     ) -> Scored:
         others = outputs.train, torch.from_numpy(clusters.labels), classifier.model.head
         parts = outputs.calibration, outputs.test
-        return Scored(*(POSTHOC[name](part, *others).numpy() for part in parts))
+        calibration, test = (POSTHOC[name](part, *others).numpy() for part in parts)
+        return Scored(calibration, test)
 
     return scores
 
