@@ -48,8 +48,8 @@ def rotation_network(split: Split, settings: Settings, clusters: Clusters) -> Tr
         rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))
         images, labels = images[rows[:each]], labels[rows[:each]]
     statistics: Any = dict(zip(("mean", "std"), channel_statistics(images), strict=True))
-    shape: Any = dict(classes=TURNS * (int(clusters.labels.max()) + 1), stem=settings.stem)
-    model = ResNet18(*images.shape[1:3], **shape, **statistics)
+    classes = TURNS * (int(clusters.labels.max()) + 1)
+    model = ResNet18(*images.shape[1:3], classes=classes, stem=settings.stem, **statistics)
     mirrored = datasets().get(split.scenario.dataset, {}).get("mirror", False)
 
     def loss(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
