@@ -132,14 +132,12 @@ def clusters(
         warnings.warn(EMPTY.format(dead, settings.clusters), stacklevel=2)
         labels, parts = best.labels_, torch.from_numpy(latents).split(1024)
         soft = torch.cat([soft_assignment(part, centroids) for part in parts])
-    else:
-        latents = infer(model, images, function=model.autoencoder.encode).numpy()
     numbered = np.unique(labels, return_inverse=True)[1]  # clusters without images drop out
     if not numbered.any():
         raise ValueError("all images fell into one cluster: use a larger latent or more images")
     converged = bool(churn) and churn[-1] < settings.dec_tolerance and not dead
     q, end = soft.numpy(), ("k-means" if dead else "dec", converged)
-    found = latents, q, numbered.astype(np.int64), q[np.arange(len(q)), labels], losses
+    found = q, numbered.astype(np.int64), q[np.arange(len(q)), labels], losses
     return Clusters(*found, np.asarray(churn), np.asarray(entropy), *end)
 
 

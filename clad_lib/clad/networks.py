@@ -25,11 +25,10 @@ class Trained(NamedTuple):
 class Clusters(NamedTuple):
     """The pseudo-labels of N training images in K clusters, and how clustering went.
 
-    `source` is "dec", or "k-means" where DEC left a cluster without images: latents, soft, labels
-    and confidence belong to it. DEC `converged` where its labels are kept and stood still at last.
+    `source` is "dec", or "k-means" where DEC left a cluster without images: soft, labels and
+    confidence belong to it. DEC `converged` where its labels are kept and stood still at last.
     """
 
-    latents: np.ndarray  # (N, D)
     soft: np.ndarray  # (N, K), q
     labels: np.ndarray  # (N,) int64 in [0, K), without gaps
     confidence: np.ndarray  # (N,), the soft assignment to the image's own cluster

@@ -147,14 +147,22 @@ def _one_pass(name: str) -> Callable[..., Scored]:
     ) -> Scored:
         others = outputs.train, torch.from_numpy(clusters.labels), classifier.model.head
         parts = outputs.calibration, outputs.test
-        return Scored(*(POSTHOC[name](part, *others).numpy() for part in parts))
+        calibration, test = (POSTHOC[name](part, *others).numpy() for part in parts)
+        return Scored(calibration, test)
 
     return scores
 
 
 # the rows of POSTHOC's scores; they read no setting
-msp_scores, max_logit_scores, energy_scores, knn_scores, *_others = map(_one_pass, POSTHOC)
-mahalanobis_scores, relative_mahalanobis_scores, vim_scores = _others
+(
+    msp_scores,
+    max_logit_scores,
+    energy_scores,
+    knn_scores,
+    mahalanobis_scores,
+    relative_mahalanobis_scores,
+    vim_scores,
+) = map(_one_pass, POSTHOC)
 
 
 def rank_average_scores(split: Split, settings: Settings, *scored: Scored) -> Scored:

@@ -107,9 +107,11 @@ def _part(name: str, part: str, root: Path | None, cache: Path | None, progress:
     facts, source = datasets()[name], _source(name, part, root)
 
     def make() -> ImageData:
-        local = isinstance(source[0], Path)
-        encoded = read_parquet(source[0], facts["classes"]) if local else download(name, root, part)
-        pictures, labels, paths, names = encoded
+        pictures, labels, paths, names = (
+            read_parquet(source[0], facts["classes"])
+            if isinstance(source[0], Path)
+            else download(name, root, part)
+        )
         if isinstance(pictures, list):
             pictures = _decoded(pictures, facts, f"{shown(source[0])}, row", progress)
         tracks = _tracks(pictures, labels, paths) if facts.get("tracks") else np.arange(len(labels))

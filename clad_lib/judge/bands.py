@@ -26,8 +26,6 @@ class Band(NamedTuple):
 
     thresholds: np.ndarray
     upper: np.ndarray
-    delta: float
-    n: int
 
 
 def false_alarm_band(calibration: ArrayLike, *, delta: float = 0.1) -> Band:
@@ -45,7 +43,7 @@ def false_alarm_band(calibration: ArrayLike, *, delta: float = 0.1) -> Band:
     normal = np.sort(finite(calibration, "calibration scores"))
     thresholds = np.unique(normal)
     above = len(normal) - np.searchsorted(normal, thresholds, side="right")  # (G,) scores > t
-    return Band(thresholds, upper_boundary(len(normal), delta)[above], delta, len(normal))
+    return Band(thresholds, upper_boundary(len(normal), delta)[above])
 
 
 def band_at(band: Band, threshold: ArrayLike) -> np.ndarray:

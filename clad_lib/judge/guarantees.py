@@ -119,17 +119,15 @@ def cluster_thresholds(
     delta: float = 0.1,
     clusters: int,
     pool: Sequence[int] = (),
-    simultaneous: bool = False,
     guarantee: str = CONDITIONAL,
 ) -> dict[int, Threshold]:
     """One threshold a cluster from its own calibration scores (Mondrian; Vovk et al. 2003).
 
     calibration (n,), labels (n,) in [0, clusters), the clusters that the model gives these images.
     Promised, for each cluster by itself: with probability 1 - delta over the draw, at most alpha of
-    the normal images that the model puts there alarm. With `simultaneous` this holds for all
-    clusters at once, and so for all images, each at delta / number of thresholds. A cluster with
-    too few images never alarms. Clusters in `pool` share one threshold, promised for their union;
-    choose them without the calibration set, as `small_clusters` does.
+    the normal images that the model puts there alarm; for all K at once, take delta / K. A cluster
+    with too few images never alarms. Clusters in `pool` share one threshold, promised for their
+    union; choose them without the calibration set, as `small_clusters` does.
     """
     scores, places = finite(calibration, "calibration scores"), np.asarray(labels)
     if scores.shape != places.shape or not np.isin([*places, *pool], range(clusters)).all():
@@ -139,9 +137,8 @@ def cluster_thresholds(
         )
     alone = [[name] for name in range(clusters) if name not in pool]
     groups, found = alone + [list(pool)] * bool(pool), {}
-    each = delta / len(groups) if simultaneous else delta
     for group in groups:
-        chosen = _threshold(scores[np.isin(places, group)], alpha, each, guarantee)
+        chosen = _threshold(scores[np.isin(places, group)], alpha, delta, guarantee)
         place = f" in cluster{'s' * (len(group) > 1)} {', '.join(map(str, group))}"
         found.update(dict.fromkeys(group, chosen._replace(place=place)))
     return dict(sorted(found.items()))

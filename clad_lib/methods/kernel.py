@@ -25,10 +25,12 @@ SGD_EPOCHS = 20  # with 1,000 landmarks of 17,905 MNIST images the ranks are the
 class KernelScorer:
     """A boundary: score(x) = scale (offset - sum_j weights_j exp(-gamma |x - supports_j|^2)).
 
-    Images (N, C, H, W), uint8 or float32 in [0, 1] -> float64 (N,); above 0 is outside. The
-    supports are the support vectors of the exact solution, or the landmarks of an approximation.
+    Images (N, C, H, W), uint8 or float32 in [0, 1] -> float64 (N,); above 0 is outside. `method`,
+    which stands in the metrics of a run, says whether the supports are the support vectors of the
+    exact solution or the landmarks of a Nystroem approximation.
     """
 
+    method: Literal["exact", "nystroem"]
     shape: tuple[int, ...]  # (C, H, W) of the training images
     supports: Tensor  # (M, C H W) float64
     weights: Tensor  # (M,) float64
@@ -110,13 +112,13 @@ def fit_boundary(
         unit = nu * len(rows)  # libsvm scales the dual to sum_i alpha_i = nu n
         supports, weights = map(torch.from_numpy, (svm.support_vectors_, svm.dual_coef_[0]))
         rho = -float(svm.intercept_[0]) / unit
-        return KernelScorer(shape, supports, weights / unit, rho, width, scale)
+        return KernelScorer("exact", shape, supports, weights / unit, rho, width, scale)
     lift = Nystroem(gamma=width, n_components=min(landmarks, len(rows)), random_state=seed)
     features = lift.fit_transform(rows.numpy())  # (N, landmarks), <phi(x), phi(x')> ~ k(x, x')
     sgd = SGDOneClassSVM(nu=nu, average=True, max_iter=SGD_EPOCHS, tol=None, random_state=seed)
     weights = lift.normalization_.T @ sgd.fit(features).coef_  # of k(x, landmarks)
     supports, weights = map(torch.from_numpy, (lift.components_, weights))
-    return KernelScorer(shape, supports, weights, float(sgd.offset_[0]), width, scale)
+    return KernelScorer("nystroem", shape, supports, weights, float(sgd.offset_[0]), width, scale)
 
 
 def _bandwidth(rows: Tensor, gamma: Gamma, seed: int) -> float:

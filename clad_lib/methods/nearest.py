@@ -108,10 +108,9 @@ class Neighbours(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """AUROC of the distance with its interval, whether scores may be the wrong way round, words."""
+    """AUROC of the distance with its interval, and what that says of the direction of scores."""
 
     auroc: Interval
-    warns: bool
     text: str
 
 
@@ -134,16 +133,16 @@ def neighbours(
 def verdict(found: Neighbours, anomaly: np.ndarray, *, seed: int = 0) -> Verdict:
     """What the distances say of the direction of scores; anomaly (M,) bool. Analysis only.
 
-    Warns where the whole 95 % interval of the AUROC, over tracks, lies below 0.5: a score that
-    follows pixels then ranks the wrong way round. Raises ValueError where one of the two kinds of
-    image is missing.
+    The text warns where the whole 95 % interval of the AUROC, over tracks, lies below 0.5: a score
+    that follows pixels then ranks the wrong way round. Raises ValueError where one of the two kinds
+    of image is missing.
     """
     interval = bootstrap(
         found.distance, anomaly, resamples=RESAMPLES, seed=seed, units=found.tracks
     )
     direction = int(interval.low > 0.5) - int(interval.high < 0.5)
     span = "AUROC {:.3f} (95 % interval {:.3f} to {:.3f})".format(*interval)
-    return Verdict(interval, direction < 0, f"{span}: {DIRECTIONS[direction]}")
+    return Verdict(interval, f"{span}: {DIRECTIONS[direction]}")
 
 
 def most_normal_anomalies(

@@ -175,7 +175,7 @@ def _scores_of(choice: Choice, split: Split, model: Any, scored: Sequence[Scored
     else:
         found = list(scored[ONE_PASS.index(choice.score)][:2])
     told = {name: value if value == value else None for name, value in known.items()}  # no NaN
-    return Scored(*found, extra={"choice": told})
+    return Scored(found[0], found[1], extra={"choice": told})
 
 
 def simulate_clusters(

@@ -237,11 +237,6 @@ def test_pooled_clusters_share_one_threshold():
     assert found[2] == found[3] == union._replace(place=" in clusters 2, 3")
     own = threshold_for(scores[labels == 0], alpha=0.1)
     assert found[0] == own._replace(place=" in cluster 0")
-    strict = cluster_thresholds(
-        scores, labels, alpha=0.1, delta=0.09, clusters=4, pool=(2, 3), simultaneous=True
-    )
-    assert strict[0].delta == pytest.approx(0.03)
-    assert strict[0].value >= found[0].value
 
 
 def test_small_clusters_are_those_that_would_get_too_few():
@@ -254,7 +249,7 @@ def test_small_clusters_are_those_that_would_get_too_few():
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_guarantee_is_kept_in_each_cluster(alpha):
     generator, draws, delta, n = np.random.default_rng(10), 200, 0.1, 1500
-    broken, any_broken, silent = np.zeros(3, int), 0, 0
+    broken, silent = np.zeros(3, int), 0
     for _ in range(draws):
         labels = generator.choice(3, n, p=[0.6, 0.35, 0.05])
         scores = generator.exponential(1 + labels)  # P(S > t | cluster c) = exp(-t / (1 + c))
@@ -263,11 +258,8 @@ def test_guarantee_is_kept_in_each_cluster(alpha):
         rates = np.exp(-np.array([each[name].value for name in range(3)]) / (1 + np.arange(3)))
         broken += rates > alpha
         silent += each[2].guarantee == NONE
-        sure = cluster_thresholds(scores, labels, simultaneous=True, **settings)
-        any_broken += any(math.exp(-sure[c].value / (1 + c)) > alpha for c in range(3))
     assert all(at_most(int(count), draws, delta) for count in broken)
     assert broken[:2].min() > 0  # it is used up where there are images
-    assert at_most(any_broken, draws, delta)
     assert (silent == draws) == (alpha == 0.01)  # about 75 images cannot promise 1 %: always said
 
 
