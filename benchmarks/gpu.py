@@ -48,6 +48,7 @@ EPOCHS |= {"DeepSVDD": "deep_training", "rotation_network": "rotation_views"}
 BEST = "best" if "best" in profiles() else "fast"
 PLANS = {("ODIN", "MSP", "KNN"): "paper", ("Fused", "Patches", "Rotation"): BEST}
 PLANS |= {("DeepSVDD",): "paper"}
+TINY = dict(rotation_views=128, max_train=96, max_test=96)  # beside the profile smoke
 Rows = Iterator[dict[str, Any]]
 
 
@@ -68,7 +69,7 @@ class Sitting:
     def study(self, dataset: str, scenario: str, *, device: Any = None, **more: Any) -> Study:
         """A Study of a scenario, as `open_study` makes it; with --tiny in the profile smoke."""
         config = make_config(
-            dataset, scenario, **((profiles()["smoke"] if self.tiny else {}) | more)
+            dataset, scenario, **((profiles()["smoke"] | TINY if self.tiny else {}) | more)
         )
         split = self.split(dataset, scenario, config.seed, config.max_train, config.max_test)
         places, threads = Places(self.runs, config, split_key(split)), torch.get_num_threads()

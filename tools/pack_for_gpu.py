@@ -111,6 +111,7 @@ def rehearse() -> list[dict]:
         python = folder / "env" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
         install = [uv, "pip", "install", "--quiet", "--python", str(python)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("CLAD", "PYTHON"))}
+        environment |= {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}  # threads wait on a busy machine
         for line in (
             [uv, "venv", "--quiet", "--python", sys.executable, "env"],
             [*install, "--constraint", str(HOME / "constraints.txt"), *PACKAGES.split()],
@@ -118,9 +119,7 @@ def rehearse() -> list[dict]:
         ):
             subprocess.run(line, cwd=folder, check=True)
         line = [str(python), "benchmarks/gpu.py", "--device", "cpu", "--tiny", "--minutes", "20"]
-        subprocess.run(
-            line, cwd=folder / "there", check=True, env=environment | {"PYTHONPATH": "."}
-        )
+        subprocess.run(line, cwd=folder / "there", check=True, env=environment)
         text = (folder / "there" / "gpu-results" / "rows.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     failed = [row for row in rows if row["kind"] in ("error", "stopped")]

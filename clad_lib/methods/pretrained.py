@@ -82,7 +82,7 @@ def pretrained(split: Split, settings: Settings) -> PretrainedScorer:
     order = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(settings.seed))
     rows = order[:REMEMBERED].sort().values
     groups = torch.from_numpy(np.unique(split.train_tracks[rows.numpy()], return_inverse=True)[1])
-    model = imagenet_network().to(settings.device, memory_format=torch.channels_last)
+    model = imagenet_network().to(settings.device).to(memory_format=torch.channels_last)
     seen = imagenet_features(model, split.train[rows])
     memory, own = remember(seen, groups, clusters=1, seed=settings.seed)
     return PretrainedScorer(model, memory, tuple(split.train.shape[1:]), own)
