@@ -218,13 +218,13 @@ class HardestImages(ipw.VBox):
         self.figure.alt = f"{figure.layout.meta['alt']} {HELP}"
         super().__init__(parts.rows(ipw.HTML(f"<p>{HELP}</p>"), self.figure, self.panel))
         self.add_class("clad").figure.on_msg(self._heard)
-        self.open(0)
+        self.show(0)
 
     def _heard(self, _: Any, content: dict[str, Any], __: Any) -> None:
         if content["what"] == "open":
-            self.open(content["rows"][0])
+            self.show(content["rows"][0])
 
-    def open(self, cell: int) -> None:
+    def show(self, cell: int) -> None:
         """Show the hardest images of a cell; cells are numbered along the rows of the matrix."""
         row, column = divmod(cell, len(self.methods))
         name, method = self.classes[row], self.methods[column]

@@ -41,7 +41,7 @@ def test_frames_hold_what_moves_and_the_still_picture_is_the_one_asked_for():
     slider = moved.layout.sliders[0]
     assert slider.active == 1
     assert [step.label for step in slider.steps] == ["a", "b", "c"]
-    assert [step.args[0] for step in slider.steps] == [["a"], ["b"], ["c"]]
+    assert [step.args[0] for step in slider.steps] == [("a",), ("b",), ("c",)]
     assert [button.label for button in moved.layout.updatemenus[0].buttons] == ["Play", "Pause"]
 
 
