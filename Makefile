@@ -60,8 +60,8 @@ site: setup  ## the documentation as a web site, in site/
 	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --group site
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(PY) -m mkdocs build --strict --quiet
 
-bench: setup  ## speed, side by side with what one would use instead
-	for script in benchmarks/*.py; do $(PY) $$script || exit 1; done
+bench: setup  ## speed beside what one would use instead, in one table; make bench SMALL=--small for a try
+	$(PY) benchmarks/run.py $(SMALL)
 
 clean:  ## remove runs and caches, keep the environment
 	rm -rf runs site my_notebooks .pytest_cache .mypy_cache .ruff_cache test-artefacts

@@ -1,7 +1,5 @@
 """The command line, also installed as `clad`."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import warnings
@@ -26,15 +24,13 @@ def main() -> None:
     except typer.Exit as error:
         status = error.exit_code
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's own: wrong usage
-            sys.stderr.write(f"clad: {error.format_message()}\n")
-            sys.exit(2)
-        if not isinstance(error, ValueError) and not type(error).__module__.startswith("clad_lib"):
+        wrong_usage = hasattr(error, "format_message")  # click's own
+        ours = isinstance(error, ValueError) or type(error).__module__.startswith("clad_lib")
+        if not ours and not wrong_usage:
             raise
-        sys.exit(f"clad: {error}")
-    if status == INTERRUPTED:
-        sys.exit(f"clad: interrupted; {GOES_ON}")
-    sys.exit(status or 0)
+        sys.stderr.write(f"clad: {error.format_message() if wrong_usage else error}\n")
+        status = 2 if wrong_usage else 1
+    sys.exit(f"clad: interrupted; {GOES_ON}" if status == INTERRUPTED else status or 0)
 
 
 if __name__ == "__main__":

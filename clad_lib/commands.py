@@ -1,14 +1,15 @@
 """Commands: `clad study` with the notebooks, `clad run` without, and all around them."""
 
-from __future__ import annotations
-
 import ast
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clad_lib.config import Config, make_config
+from clad_lib.config import datasets, make_config
+from clad_lib.study import stages
 
 app = typer.Typer(
     add_completion=False,
@@ -17,9 +18,7 @@ app = typer.Typer(
     help="One-class anomaly detection: a study in notebooks, and a detector for your images.",
 )
 
-Dataset = Annotated[
-    str, typer.Option(help="digits, mnist, gtsrb, cifar10, tiny_imagenet, or a folder of images")
-]
+Dataset = Annotated[str, typer.Option(help=f"{', '.join(datasets())}, or a folder of images")]
 Scenario = Annotated[
     str, typer.Option(help="such as CUR; a label such as 3; or a grouping such as 0+3+8")
 ]
@@ -41,9 +40,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="print it and stop")] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"clad {installed('clad-lib')}")
+        typer.echo(f"clad {metadata.version('clad-lib')}")
         raise typer.Exit
 
 
@@ -60,19 +57,25 @@ def study(
     settings: Set = None,
 ) -> None:
     """Execute the notebooks on one scenario, write the report, and print the table."""
-    from clad_lib.look import report
-    from clad_lib.study import notebooks as runner
-    from clad_lib.study.batch import run_study
-    from clad_lib.study.engine import open_study
+    from clad_lib.look.report import closing_lines
+    from clad_lib.study import batch, jobs
+    from clad_lib.study.notebooks import choose_notebooks
 
-    config = make_run_config(dataset, scenario, profile, seed, size, settings)
-    chosen = runner.choose_notebooks(notebooks)
-    opened = open_study(config, runs=runs.resolve(), device=device)  # fails before any kernel
-    ended = run_study(opened, chosen, device=device, say=typer.echo)
-    for line in report.closing_lines(opened, ended):
-        typer.echo(line)
-    if ended.lacking:
-        raise typer.Exit(1)
+    chosen = choose_notebooks(notebooks)  # this and the next fail before any kernel
+    opened = open_run(
+        runs,
+        settings,
+        device=device,
+        dataset=dataset,
+        scenario=scenario,
+        profile=profile,
+        seed=seed,
+        size=size,
+    )
+    planned = jobs.plan_study(opened.places, chosen, opened.folder)
+    ended = batch.run_batch(planned, name="study", device=device, retry_failed=True, say=typer.echo)
+    typer.echo("\n".join(closing_lines(opened, ended)))
+    raise typer.Exit(1 if ended.lacking else 0)
 
 
 @app.command()
@@ -82,30 +85,36 @@ def run(
     profile: Profile = "fast",
     seed: Seed = 0,
     size: Size = None,
-    methods: Annotated[str, typer.Option(help="all, or some of them: ODIN,KNN,OCSVM")] = "all",
+    methods: Annotated[
+        str, typer.Option(help=f"all, or some joined by commas: {', '.join(stages.methods())}")
+    ] = "all",
     device: Device = "auto",
     threads: Threads = 1,
     runs: Runs = Path("runs"),
     settings: Set = None,
 ) -> None:
     """Train and score without notebooks: methods on one scenario and seed, and the table."""
-    from clad_lib.study import stages
-    from clad_lib.study.engine import open_study
-    from clad_lib.study.words import scores_in_words
+    from clad_lib.study import words
 
-    wanted = stages.choose_methods(methods)
-    config = make_run_config(dataset, scenario, profile, seed, size, settings)
-    opened = open_study(config, runs=runs.resolve(), device=device, threads=threads)
-    failed = {}
+    wanted, failed = stages.choose_methods(methods), {}
+    opened = open_run(
+        runs,
+        settings,
+        device=device,
+        threads=threads,
+        dataset=dataset,
+        scenario=scenario,
+        profile=profile,
+        seed=seed,
+        size=size,
+    )
     for name in wanted:
         try:
             _ = opened[name]
         except ValueError as error:  # this method cannot run on these images: the others can
             failed[name] = str(error)
-    for line in scores_in_words(opened, wanted, failed):
-        typer.echo(line)
-    if len(failed) == len(wanted):
-        raise typer.Exit(1)
+    typer.echo("\n".join(words.scores_in_words(opened, wanted, failed)))
+    raise typer.Exit(1 if len(failed) == len(wanted) else 0)
 
 
 @app.command()
@@ -125,29 +134,19 @@ def batch(
     """Execute a whole study with papermill on Dask; the same command resumes it."""
     from clad_lib.look.report import write_batch_report
     from clad_lib.study import batch as engine
-    from clad_lib.study import cluster, jobs
-    from clad_lib.study.grid import read_grid
+    from clad_lib.study import cluster, grid, jobs
 
-    grid = read_grid(study)
-    planned = jobs.plan(grid.configs, grid.methods, runs.resolve())
+    read, root = grid.read_grid(study), runs.resolve()
+    planned = jobs.plan(read.configs, read.methods, root)
     workers = workers or cluster.default_workers(device)
     if dry_run:
         typer.echo(engine.overview(planned, workers))
         return
-    report = engine.run_batch(
-        planned,
-        name=grid.name,
-        workers=workers,
-        scheduler=scheduler,
-        device=device,
-        retry_failed=retry_failed,
-    )
-    for line in engine.in_words(grid.title, report):
-        typer.echo(line)
-    page = runs.resolve() / "batches" / f"{grid.name}.html"
-    typer.echo(f"report: {write_batch_report(grid.title, report, page)}")
-    if report.count("done") < len(planned):
-        raise typer.Exit(1)
+    options: Any = dict(name=read.name, scheduler=scheduler, retry_failed=retry_failed)
+    report = engine.run_batch(planned, workers=workers, device=device, **options)
+    page = write_batch_report(read.title, report, root / "batches" / f"{read.name}.html")
+    typer.echo("\n".join([*engine.in_words(read.title, report), f"report: {page}"]))
+    raise typer.Exit(1 if report.lacking else 0)
 
 
 @app.command()
@@ -167,39 +166,45 @@ def dashboard(
     browser: Annotated[bool, typer.Option(help="open a browser")] = True,
 ) -> None:
     """Serve the explorers of a finished run as a web page without code (Voila)."""
-    from clad_lib.study import dashboard as page
-    from clad_lib.study.engine import open_study
+    from clad_lib.study.dashboard import serve
 
-    config = make_run_config(dataset, scenario, profile, seed, size, settings)
-    opened = open_study(config, runs=runs.resolve(), device=device)
+    opened = open_run(
+        runs,
+        settings,
+        device=device,
+        dataset=dataset,
+        scenario=scenario,
+        profile=profile,
+        seed=seed,
+        size=size,
+    )
     if not opened.has("ODIN"):
         typer.echo("this run has no scores yet: `clad study` with the same options makes them")
     typer.echo(f"http://{ip}:{port}  (ctrl-C ends it)")
-    raise typer.Exit(page.serve(opened, ip=ip, port=port, browser=browser))
+    raise typer.Exit(serve(opened, ip=ip, port=port, browser=browser))
 
 
-def make_run_config(
-    dataset: str,
-    scenario: str,
-    profile: str,
-    seed: int,
-    size: int | None,
-    settings: list[str] | None,
-) -> Config:
-    """The configuration of a run from its options."""
-    more = parse_settings(settings or []) | ({} if size is None else {"size": size})
-    return make_config(dataset, scenario, profile=profile, seed=seed, **more)
+def open_run(
+    runs: Path,
+    settings: list[str] | None = None,
+    *,
+    device: str = "auto",
+    threads: int = 1,
+    **options: Any,
+) -> Any:
+    """The Study that a command's options describe; what --set says comes last.
 
+    A value that is no Python literal is a string. Raises ValueError for other than name=value.
+    """
+    from clad_lib.study import engine
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """`name=value` pairs as Python values; a value that is no literal is a string."""
-    values: dict[str, Any] = {}
-    for setting in settings:
+    values = {name: value for name, value in options.items() if value is not None}
+    for setting in settings or ():
         name, equals, text = setting.partition("=")
         if not equals or not name:
             raise ValueError(f"--set got {setting!r}: expected name=value, such as temperature=1")
-        try:
+        values[name] = text
+        with suppress(ValueError, SyntaxError):
             values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
-    return values
+    config = make_config(**values)
+    return engine.open_study(config, runs=runs.resolve(), device=device, threads=threads)

@@ -1,31 +1,31 @@
 """Every setting of a run in one frozen record, its profiles, and the view a stage gets of it."""
 
-from __future__ import annotations
-
 import difflib
 import math
-import types
+import os
+import tomllib
 import typing
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
-
-from clad_lib.facts import datasets, profiles, published
+from typing import Any, Literal, Self
 
 Encoder = Literal["small", "large"]
 Stem = Literal["small", "full", "published"]
 Schedule = Literal["onecycle", "constant"]
 Optimiser = Literal["adam", "sgd"]
 Objective = Literal["soft", "hard"]
-SplitRule = Literal["shuffled", "by_writer"]
 Unit = Literal["pixel", "published"]
+PseudoLabels = Literal["patches", "none"]
 Protocol = Literal["clean", "oracle", "paper_compat", "pretrained"]
 
-DEFECTS: tuple[str, ...] = ("noisy_latents", "batch_target", "hidden_statistics", "odin_factor")
-DEFECTS += ("flip_auroc", "hard_svdd", "best_f1")
-MAY_BE_ZERO = {"seed", "epsilon", "min_steps", "dec_tolerance", "dec_epochs", "deep_min_steps"}
+MAY_BE_ZERO = ("seed", "epsilon", "min_steps", "dec_tolerance", "dec_epochs", "deep_min_steps")
+ABOVE_ZERO = (math.ulp(0), math.inf, "above 0")  # at least, below, in words
+RANGES = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0"))
+RANGES |= {"calibration": (math.ulp(0), 1, "above 0 and below 1")}
+RANGES |= {"clusters": (2, math.inf, "of at least 2")}  # one leaves nothing to classify
+IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Config:
     seed: int = 0
 
     # split
-    split: SplitRule = "shuffled"  # of the embedded digits; by_writer: other people wrote the test
+    split: Literal["shuffled", "by_writer"] = (
+        "shuffled"  # of the embedded digits; by_writer: other people wrote the test
+    )
     size: int | None = None  # side in pixels to which the images of a folder are brought
     calibration: float = 0.1  # share of the normal training images held out for thresholds
     max_train: int | None = None  # cap on normal training images, for smoke tests
@@ -91,7 +93,9 @@ class Config:
     # beyond the paper
     patch_features: int = 1024  # numbers that describe an image, for each size of patch
     patch_images: int = 20_000  # training images remembered, at most
-    rotation_views: int = 160_000  # turned images that the rotation network is trained on
+    rotation_views: int = 64_000  # turned images that the rotation network is trained on
+    rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
+    rotation_labels: PseudoLabels = "patches"  # named with the turn: k-means on patches, or none
 
     # the published code's defects, off unless measured on purpose (protocol paper_compat)
     noisy_latents: bool = False  # the encoder adds N(0, 1) sigma noise when it predicts too
@@ -104,15 +108,14 @@ class Config:
 
     @property
     def defects(self) -> tuple[str, ...]:
-        """The published defects that are switched on."""
-        return tuple(name for name in DEFECTS if getattr(self, name))
+        """The published defects that are switched on: they are the settings that are bool."""
+        return tuple(name for name, value in asdict(self).items() if value is True)
 
     @property
     def protocol(self) -> Protocol:
         """`paper_compat` with a defect on; `oracle` for the published choices; else `clean`."""
-        if self.defects:
-            return "paper_compat"
-        return "oracle" if self.profile == "paper" else "clean"
+        usual: Protocol = "oracle" if self.profile == "paper" else "clean"
+        return "paper_compat" if self.defects else usual
 
 
 def make_config(
@@ -135,10 +138,38 @@ def make_config(
     if profile not in profiles():
         raise ValueError(unknown("profile", profile, profiles()))
     values = datasets().get(dataset, {}).get("settings", {}) | profiles()[profile]
-    if profile == "paper":
-        values |= published(dataset, scenario)
-    config = Config(dataset, scenario, profile, **check_fields({"seed": seed} | values))
-    return replace(config, **check_fields(overrides))
+    values |= published(dataset, scenario) if profile == "paper" else {}
+    values = check_fields({"seed": seed} | values) | check_fields(overrides)
+    return Config(dataset, scenario, profile, **values)
+
+
+@cache
+def _tables(path: Path) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def profiles() -> dict[str, dict[str, Any]]:
+    """What each profile changes in the defaults of Config: the tables of profiles.toml."""
+    return _tables(Path(__file__).with_name("profiles.toml"))
+
+
+def datasets() -> dict[str, dict[str, Any]]:
+    """What is known of each data set: the tables of data/datasets.toml, name -> facts.
+
+    A file datasets.toml in the folder that CLAD_DATA names adds its tables to them.
+    """
+    known = _tables(Path(__file__).parent / "data" / "datasets.toml")
+    more = Path(os.environ.get("CLAD_DATA", ""), "datasets.toml")
+    return known | _tables(more) if os.environ.get("CLAD_DATA") and more.is_file() else known
+
+
+def published(dataset: str, scenario: str) -> dict[str, Any]:
+    """The settings of the published run scripts; other groupings take the data set's own."""
+    facts = datasets().get(dataset, {})
+    facts = facts if "published" in facts else datasets()["cifar10"]
+    single = facts.get("one_class", {}) if scenario.isdigit() else {}
+    row = facts.get("scenarios", {}).get(scenario, single)
+    return facts["published"] | row.get("published", {})
 
 
 @cache
@@ -151,8 +182,27 @@ def check_fields(values: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if name not in _types():
             raise ValueError(unknown("setting", name, _types()))
-        _check_value(name, value, _types()[name])
+        check_type(name, value, _types()[name])
+        least, below, words = RANGES.get(name, ABOVE_ZERO)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and not least <= value < below:
+            raise ValueError(f"{name} is {value!r}: expected a finite number {words}")
     return {name: float(v) if _types()[name] is float else v for name, v in values.items()}
+
+
+def check_type(name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError, with what was expected, for a value that its type hint does not allow."""
+    inner = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is Literal:
+        fits, wanted = value in inner, map(repr, inner)
+    else:
+        kinds = (*inner, int) if float in inner else inner
+        truth = isinstance(value, bool) and not {bool, object} & {*kinds}  # to Python it is an int
+        fits = isinstance(value, kinds) and not truth
+        wanted = (IN_WORDS.get(kind, kind.__name__) for kind in kinds)
+    if not fits:
+        got = f"{value!r} ({type(value).__name__})"
+        raise ValueError(f"{name} is {got}: expected {' or '.join(wanted)}")
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> str:
@@ -160,37 +210,6 @@ def unknown(kind: str, name: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {kind} {name!r}: {hint}Expected one of {', '.join(known)}"
-
-
-def _check_value(name: str, value: Any, hint: Any) -> None:
-    if typing.get_origin(hint) is Literal:
-        allowed = typing.get_args(hint)
-        if value not in allowed:
-            raise ValueError(
-                f"{name} is {value!r}: expected one of {', '.join(map(repr, allowed))}"
-            )
-        return
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    options = (*options, int) if float in options else options
-    if not isinstance(value, options) or (isinstance(value, bool) and bool not in options):
-        wanted = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-        raise ValueError(f"{name} is {value!r} ({type(value).__name__}): expected {wanted}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        _check_range(name, value)
-
-
-def _check_range(name: str, value: float) -> None:
-    if name == "calibration" and not 0 < value < 1:
-        raise ValueError(f"calibration is {value!r}: expected a share between 0 and 1, such as 0.1")
-    if name == "clusters" and value < 2:
-        raise ValueError(
-            f"clusters is {value!r}: expected 2 or more, one leaves nothing to classify"
-        )
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}: expected a finite number")
-    if value < 0 or (value == 0 and name not in MAY_BE_ZERO):
-        least = "of at least 0" if name in MAY_BE_ZERO else "above 0"
-        raise ValueError(f"{name} is {value!r}: expected a number {least}")
 
 
 def as_dict(config: Config) -> dict[str, Any]:
@@ -201,15 +220,7 @@ def as_dict(config: Config) -> dict[str, Any]:
 def overrides_of(config: Config) -> dict[str, Any]:
     """What differs from the config's profile: setting -> value."""
     plain = make_config(config.dataset, config.scenario, profile=config.profile, seed=config.seed)
-    return {name: pair[0] for name, pair in differing_fields(config, plain).items()}
-
-
-def differing_fields(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
-    """Setting -> (value in one, value in other), for the settings in which two configs differ."""
-    pairs = {
-        each.name: (getattr(one, each.name), getattr(other, each.name)) for each in fields(one)
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: v for name, v in asdict(config).items() if v != getattr(plain, name)}
 
 
 class SettingError(AttributeError):
@@ -217,27 +228,23 @@ class SettingError(AttributeError):
 
 
 class Settings:
-    """A view of a Config that shows a stage only the settings its row declares.
+    """A view of a Config that shows a stage only the settings its row declares, and the seed.
 
     What a stage reads decides under which hash its artefact is kept: a setting that could be read
     without being declared would let a result be found under settings that it does not have.
-    `seed`, `device` and `progress` can always be read.
     """
 
     def __init__(
         self, config: Config, reads: Collection[str], *, device: Any = None, progress: bool = True
     ):
-        self._config, self._reads = config, frozenset(reads)
-        self.seed, self.device, self.progress = config.seed, device, progress
+        shown = {name: getattr(config, name) for name in ("seed", *reads)}
+        vars(self).update(shown, device=device, progress=progress)
 
     @classmethod
-    def everything(cls, config: Config, *, device: Any = None, progress: bool = False) -> Settings:
+    def everything(cls, config: Config, *, device: Any = None, progress: bool = False) -> Self:
         """A view of all settings, for a stage function called outside the table of stages."""
         return cls(config, _types(), device=device, progress=progress)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._reads:
-            raise SettingError(
-                f"setting {name!r} is read but not declared: add it to `reads` of the stage's row"
-            )
-        return getattr(self._config, name)
+        cure = "add it to `reads` of the stage's row"
+        raise SettingError(f"setting {name!r} is read but not declared: {cure}")

@@ -1,14 +1,12 @@
 """Commands around finished runs: `clad results`, `figures`, `notebooks`, `runs` and `cache`."""
 
-from __future__ import annotations
-
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clad_lib.commands import Dataset, Runs, Scenario, Seed, app
-from clad_lib.config import make_config
+from clad_lib.commands import Dataset, Runs, Scenario, Seed, app, open_run
 
 
 @app.command()
@@ -25,18 +23,14 @@ def results(
     seed: Seed = 0,
 ) -> None:
     """The finished runs as a table: SELECT what you like, or per scenario and method."""
+    from clad_lib.study import measure, tables, words
     from clad_lib.study import results as kept
-    from clad_lib.study.tables import summary
-    from clad_lib.study.words import formatted
 
     if add is not None:
-        from clad_lib.study.engine import open_study
-        from clad_lib.study.measure import add_scores
-
-        opened = open_study(make_config(dataset, scenario, seed=seed), runs=runs.resolve())
-        typer.echo(f"added to {add_scores(opened, add, method)}")
+        opened = open_run(runs, dataset=dataset, scenario=scenario, seed=seed)
+        typer.echo(f"added to {measure.add_scores(opened, add, method)}")
     frame = kept.collect_some(runs)
-    typer.echo(formatted(kept.query(frame, sql) if sql else summary(frame), as_))
+    typer.echo(words.formatted(kept.query(frame, sql) if sql else tables.summary(frame), as_))
 
 
 @app.command()
@@ -48,8 +42,7 @@ def figures(
     from clad_lib.look.report import write_tables
     from clad_lib.study.results import collect_some
 
-    for path in write_tables(collect_some(runs), out):
-        typer.echo(path)
+    typer.echo("\n".join(map(str, write_tables(collect_some(runs), out))))
 
 
 @app.command()
@@ -62,8 +55,7 @@ def notebooks(
 
     if action != "copy":
         raise typer.BadParameter(f"{action!r}: expected copy")
-    for path in copy_notebooks(folder):
-        typer.echo(path)
+    typer.echo("\n".join(map(str, copy_notebooks(folder))))
 
 
 @app.command()
@@ -72,26 +64,27 @@ def runs(
     remove_stale: Annotated[bool, typer.Option(help="remove what no current row can find")] = False,
 ) -> None:
     """List what lies under runs/ and its size; remove what no current row can find."""
-    from clad_lib.study import housekeeping
+    from clad_lib.study.results import contents
 
-    table = housekeeping.contents(folder.resolve())
+    table = contents(folder.resolve())
     if table.empty:
         typer.echo(f"nothing in {folder}")
         return
-    typer.echo(table.drop(columns="folder").to_string(index=False))
     stale = table[table.stale]
+    typer.echo(table.drop(columns="folder").to_string(index=False))
     sizes = f"{table.megabytes.sum():.1f} MB, {stale.megabytes.sum():.1f} MB of it"
     typer.echo(f"{len(table)} artefacts, {sizes} in {len(stale)} stale ones")
-    if remove_stale:
-        typer.echo(f"removed {len(housekeeping.remove_stale(folder.resolve()))}")
+    for gone in stale.folder if remove_stale else ():
+        shutil.rmtree(gone, ignore_errors=True)
+        typer.echo(f"removed {gone}")
 
 
 @app.command()
 def cache(clear: Annotated[bool, typer.Option(help="remove the decoded images")] = False) -> None:
     """Show the cache of decoded images, or clear it."""
-    from clad_lib.data import reading
+    from clad_lib.data import cache
 
-    for path, megabytes in reading.cache_contents():
+    for path, megabytes in cache.cache_contents():
         typer.echo(f"{megabytes:8.1f} MB  {path}")
     if clear:
-        typer.echo(f"removed {reading.clear_cache()} files")
+        typer.echo(f"removed {cache.clear_cache()} files")

@@ -119,7 +119,8 @@ def made_tables(folder: Path = RESULTS) -> dict[str, str]:
     frame = pd.read_csv(folder / "measured.csv", dtype={"scenario": str, "settings": str})
     table = tables.summary(frame[(frame.profile == "fast") & (frame.settings.fillna("") == "")])
     path = folder / "comparisons.csv"
-    pairs = pd.read_csv(path, dtype={"scenario": str}) if path.is_file() else pd.DataFrame()
+    nothing = tables.comparisons(frame.iloc[:0].assign(folder=""))
+    pairs = pd.read_csv(path, dtype={"scenario": str}) if path.is_file() else nothing
     best = tables.cannot_be_told(table, pairs)
     groups = table[table.scenario.str.isupper()], table[~table.scenario.str.isupper()]
     paper = ["ODIN", *FIRST[1:]]

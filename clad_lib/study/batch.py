@@ -1,18 +1,16 @@
 """Many jobs as one graph on Dask: on this machine, or on any cluster whose scheduler is named."""
 
-from __future__ import annotations
-
 import asyncio
+import itertools
 import json
 import statistics
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from distributed import Client, as_completed, get_worker
 from tqdm import tqdm
@@ -22,12 +20,8 @@ from clad_lib.study.jobs import Job, Outcome
 from clad_lib.study.stages import rows
 from clad_lib.study.store import cannot_write
 
-if TYPE_CHECKING:
-    from clad_lib.study.engine import Study
-
 ON_CPU = (".kernel", ".nearest", ".copies")  # modules of rows that never ask for a GPU
-Work = Callable[[Job, str, Any], Outcome]
-Tell = Callable[[Job, Outcome], Any]
+PATIENCE = 300  # seconds in which a cluster that has gone away may come back
 
 
 class BatchError(RuntimeError):
@@ -56,15 +50,6 @@ class Report(NamedTuple):
         return {job.step: outcome.error for job, outcome in self.ended if outcome.status != "done"}
 
 
-def run_study(study: Study, notebooks: Sequence[Path], **options: Any) -> Report:
-    """Make all that the notebooks show of one study, side by side, and execute them.
-
-    `options` are those of `run_batch`. What failed before is tried again.
-    """
-    planned = jobs.plan_study(study.places, notebooks, study.folder)
-    return run_batch(planned, name="study", retry_failed=True, **options)
-
-
 def run_batch(
     planned: Sequence[Job],
     *,
@@ -73,43 +58,33 @@ def run_batch(
     scheduler: str = "",
     device: str = "auto",
     retry_failed: bool = False,
-    progress: bool = True,
-    patience: float = 300,
     say: Callable[[str], Any] = str,
-    work: Work = jobs.execute,
 ) -> Report:
     """Execute the jobs that are not done, each after those that it needs.
 
     Every outcome is a line of runs/batches/<name>.jsonl, and of `say`. Jobs that failed before stay
     failed unless `retry_failed`. `scheduler` is the address of a running Dask cluster; when it goes
-    away it is looked for again during `patience` seconds. Without it `workers` start here. Raises
+    away it is looked for again during PATIENCE seconds. Without it `workers` start here. Raises
     BatchError when the cluster is lost for good or no space is left.
     """
-    started, lost = time.monotonic(), 0.0  # lost: when the cluster was seen to be gone
-    owner = uuid.uuid4().hex  # of the kernels that workers keep
-    known = [(job, _known(job, retry_failed)) for job in planned]
-    found = {job.key: outcome for job, outcome in known if outcome}
+    started, owner = time.monotonic(), uuid.uuid4().hex  # the owner of the kernels of workers
+    lost = 0.0  # when the cluster was seen to be gone
+    found = {job.key: outcome for job in planned if (outcome := _known(job, retry_failed))}
     journal = planned[0].places.root / "batches" / f"{name}.jsonl"
-    with tqdm(total=len(planned), initial=len(found), unit="job", disable=not progress) as bar:
-
-        def tell(job: Job, outcome: Outcome) -> None:
-            found[job.key] = outcome
-            _write(journal, job, outcome)
-            end = f"{outcome.seconds:.1f} s" if outcome.status == "done" else outcome.error
-            say(f"{outcome.status:<8} {job.title}: {end}")
-            bar.set_postfix_str(job.title)
-            bar.update()
-
-        count = workers or cluster.default_workers(device)
+    count = workers or cluster.default_workers(device)
+    with tqdm(total=len(planned), initial=len(found), unit="job", disable=None) as bar:
         while pending := [job for job in planned if job.key not in found]:
             try:
                 with cluster.connect(scheduler, count, owner) as client:
                     lost = 0.0
-                    task = partial(_task, device=device, work=work, owner=owner)
-                    _drive(client, pending, dict(found), device, task, tell)
+                    for job, outcome in _outcomes(client, pending, found, device, owner):
+                        found[job.key] = outcome
+                        say(_write(journal, job, outcome))
+                        bar.set_postfix_str(job.title)
+                        bar.update()
             except (CancelledError, asyncio.CancelledError, *cluster.LOST) as error:
                 lost = lost or time.monotonic()
-                if not scheduler or time.monotonic() - lost >= patience:
+                if not scheduler or time.monotonic() - lost >= PATIENCE:
                     gone = f"{scheduler or 'the cluster'} cannot be reached: {type(error).__name__}"
                     raise _stopped(gone, "start the cluster") from error
                 bar.set_postfix_str(f"waiting for {scheduler}")
@@ -128,15 +103,14 @@ def _stopped(why: str, cure: str) -> BatchError:
     return BatchError(f"{why}; {kept}")
 
 
-def _drive(
+def _outcomes(
     client: Client,
     pending: Sequence[Job],
     found: Mapping[str, Outcome],
     device: str,
-    task: Callable[[Job, Sequence[Outcome]], Outcome],
-    tell: Tell,
-) -> None:
-    """Submit what is pending as one graph and take the outcomes as they come.
+    owner: str,
+) -> Iterator[tuple[Job, Outcome]]:
+    """Submit what is pending as one graph; its jobs with their outcomes as they end.
 
     Earlier configurations come first, and within one the jobs for which most others wait.
     """
@@ -144,17 +118,18 @@ def _drive(
     places = list(dict.fromkeys(job.places for job in pending))
     waiting = Counter(need for job in pending for need in job.needs)
     for job in pending:
-        before = [futures.get(need) or found[need] for need in job.needs]
         futures[job.key] = client.submit(
-            task,
+            _task,
             job,
-            before,
+            [futures.get(need) or found[need] for need in job.needs],
+            device,
+            owner,
             key=f"{token}-{job.key}",
             pure=False,
             priority=waiting[job.key] - 1000 * places.index(job.places),
             resources=resources(job, device),
         )
-    names = {future.key: job for job, future in zip(pending, futures.values(), strict=True)}
+    names = {futures[job.key].key: job for job in pending}
     for future in as_completed(futures.values()):
         job = names[future.key]
         if future.cancelled():
@@ -166,16 +141,16 @@ def _drive(
             raise _stopped(f"{job.title}: {outcome.error}", "free some space")
         if outcome.status == "interrupted":
             raise KeyboardInterrupt
-        tell(job, outcome)
+        yield job, outcome
 
 
-def _task(job: Job, before: Sequence[Outcome], device: str, work: Work, owner: str) -> Outcome:
+def _task(job: Job, before: Sequence[Outcome], device: str, owner: str) -> Outcome:
     """What a worker does: no row that stands on one that failed; a notebook shows what there is."""
     bad = [outcome for outcome in before if outcome.status != "done"]
     if bad and job.shows != () and not jobs.shown(job):
         refused = all(outcome.status == "refused" for outcome in bad)
         return Outcome(job.key, "refused" if refused else "blocked", 0.0, f"needs {bad[0].key}")
-    return work(job, device, cluster.kernel_of(get_worker(), owner, device))
+    return jobs.execute(job, device, cluster.kernel_of(get_worker(), owner, device))
 
 
 def resources(job: Job, device: str) -> dict[str, float] | None:
@@ -185,7 +160,8 @@ def resources(job: Job, device: str) -> dict[str, float] | None:
     return {"GPU": 1} if device.startswith("cuda") and not module.endswith(ON_CPU) else None
 
 
-def _write(journal: Path, job: Job, outcome: Outcome) -> None:
+def _write(journal: Path, job: Job, outcome: Outcome) -> str:
+    """Add an outcome to the journal; returns its line for the reader."""
     row = outcome._asdict() | {"kind": kind_of(job), "title": job.title, "time": time.time()}
     try:
         journal.parent.mkdir(parents=True, exist_ok=True)
@@ -193,6 +169,8 @@ def _write(journal: Path, job: Job, outcome: Outcome) -> None:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise _stopped(str(cannot_write(journal, error)), "free some space") from error
+    end = f"{outcome.seconds:.1f} s" if outcome.status == "done" else outcome.error
+    return f"{outcome.status:<8} {job.title}: {end}"
 
 
 def kind_of(job: Job) -> list[str]:
@@ -200,32 +178,28 @@ def kind_of(job: Job) -> list[str]:
     return [job.step, job.places.config.dataset, job.places.config.profile]
 
 
-def seconds_by_kind(folder: Path) -> dict[tuple[str, ...], float]:
-    """Median seconds of finished jobs by kind, from the journals of all batches in the folder."""
-    seen: dict[tuple[str, ...], list[float]] = {}
-    for path in folder.glob("*.jsonl"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line) if line.endswith("}") else {}  # cut off when it was killed
-            if row.get("seconds") and row["status"] == "done":
-                seen.setdefault(tuple(row["kind"]), []).append(row["seconds"])
-    return {kind: statistics.median(values) for kind, values in seen.items()}
-
-
-def time_left(pending: Sequence[Job], seconds: Mapping[tuple, float], workers: int) -> float | None:
+def time_left(pending: Sequence[Job], journals: Path, workers: int) -> float | None:
     """Seconds that the jobs take side by side, from finished ones of their kind; None if unknown.
 
-    Jobs of an unknown kind are taken to last as long as the others do on average.
+    The journals of all batches in a folder tell. Jobs of an unknown kind are taken to last as long
+    as the others do on average.
     """
-    kinds = [tuple(kind_of(job)) for job in pending]
-    known = [seconds[kind] for kind in kinds if kind in seconds]
-    return len(kinds) * statistics.mean(known) / max(workers, 1) if known else None
+    seen: dict[tuple[str, ...], list[float]] = {tuple(kind_of(job)): [] for job in pending}
+    lines = [path.read_text(encoding="utf-8").splitlines() for path in journals.glob("*.jsonl")]
+    for line in itertools.chain(*lines):
+        row = json.loads(line) if line.endswith("}") else {}  # cut off when it was killed
+        if row.get("seconds") and row["status"] == "done" and tuple(row["kind"]) in seen:
+            seen[tuple(row["kind"])].append(row["seconds"])
+    times = [seen[tuple(kind_of(job))] for job in pending]
+    known = [statistics.median(each) for each in times if each]
+    return len(pending) * statistics.mean(known) / max(workers, 1) if known else None
 
 
 def overview(planned: Sequence[Job], workers: int) -> str:
     """The jobs, one a line with done, failed or to do, and an estimate of the time left."""
     states = [(_known(job, False) or Outcome(job.key, "to do")).status for job in planned]
     left = [job for job, state in zip(planned, states, strict=True) if state != "done"]
-    seconds = time_left(left, seconds_by_kind(planned[0].places.root / "batches"), workers)
+    seconds = time_left(left, planned[0].places.root / "batches", workers)
     unknown = "nothing of this kind has finished yet: no estimate" if left else "nothing to do"
     about = unknown if seconds is None else f"about {seconds / 60:.1f} minutes"
     count = f"{len(planned)} jobs, {len(planned) - len(left)} done, {len(left)} left"

@@ -1,7 +1,5 @@
 """The Dask cluster of a batch: started here, one kernel a core or a GPU, or found by address."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

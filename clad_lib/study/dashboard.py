@@ -1,7 +1,5 @@
 """The explorers of one run as a web page without code: Voila over notebooks/dashboard.ipynb."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -12,21 +10,19 @@ from clad_lib.study.notebooks import prepare_notebook
 
 PAGE = "dashboard.ipynb"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")  # others may look, but neither keep nor open folders
+OPTIONS = (
+    "--Voila.port_retries=0",
+    "--theme=light",
+    "--VoilaConfiguration.show_tracebacks=False",
+    "--MappingKernelManager.cull_idle_timeout=3600",
+    "--MappingKernelManager.cull_interval=300",
+)
 
 
 def voila_command(notebook: Path, *, ip: str, port: int, browser: bool) -> list[str]:
     """The command line that serves the notebook; its kernel works in the notebook's folder."""
     line = [sys.executable, "-m", "voila", str(notebook), f"--Voila.ip={ip}", f"--port={port}"]
-    line += [
-        "--Voila.port_retries=0",
-        "--theme=light",
-        "--VoilaConfiguration.show_tracebacks=False",
-    ]
-    line += [
-        "--MappingKernelManager.cull_idle_timeout=3600",
-        "--MappingKernelManager.cull_interval=300",
-    ]
-    return line if browser else [*line, "--no-browser"]
+    return [*line, *OPTIONS, *([] if browser else ["--no-browser"])]
 
 
 def serve(study: Study, *, ip: str, port: int, browser: bool) -> int:

@@ -1,14 +1,12 @@
 """One study: a configuration on its split, and the one function that finds or makes an artefact."""
 
-from __future__ import annotations
-
 import json
 import time
 import typing
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -20,18 +18,18 @@ from clad_lib.clad.training import gains_from_bf16, pick_device, seeded
 from clad_lib.config import Config, Settings, as_dict, check_fields
 from clad_lib.data.scenarios import load_split, split_key
 from clad_lib.data.split import Split
-from clad_lib.study import measure
-from clad_lib.study.stages import Places, function_of, row, settings_of, short_hash
+from clad_lib.study.artefacts import load_artefact, save_artefact
+from clad_lib.study.measure import measure, write_scores
+from clad_lib.study.stages import Places, before, function_of, row, rows, settings_of
 from clad_lib.study.store import (
     RECORD,
     StoreError,
     atomic_folder,
-    load_artefact,
-    save_artefact,
+    read_json,
+    short_hash,
     stamp,
+    write_json,
 )
-
-CONDITIONS = ("threads", "precision", "device")  # they decide the bits of a result
 
 
 class ReuseWarning(UserWarning):
@@ -87,17 +85,21 @@ class Study:
         """What is there already; StoreError names the notebook that makes it."""
         folder = self.path(name)
         if not self.has(name):
-            notebook = row(name).shown_in
-            raise StoreError(
-                f"no {name} for these settings in {folder}: run notebook {notebook} first"
-            )
+            first = f"run notebook {row(name).shown_in} first"
+            raise StoreError(f"no {name} for these settings in {folder}: {first}")
         if folder not in self._loaded:
-            self._warn_of_other_conditions(name)
-            if row(name).block:
-                self._loaded[folder] = load_scores(folder)
-            else:
-                kind = typing.get_type_hints(function_of(name))["return"]
-                self._loaded[folder] = load_artefact(folder, kind, device=self.device)
+            try:
+                record, self._loaded[folder] = read_json(folder / RECORD), self._read(name)
+            except Exception as error:  # damaged files raise whatever their reader raises
+                cure = f"({type(error).__name__}: {error}): remove it and run again"
+                raise StoreError(f"{folder} cannot be read {cure}") from error
+            other = [
+                f"{k} {record.get(k)}" for k, v in self.conditions.items() if record.get(k) != v
+            ]
+            if other:
+                warnings.warn(
+                    f"{name} was made with {', '.join(other)}", ReuseWarning, stacklevel=2
+                )
         return self._loaded[folder]
 
     def settings(self, name: str, *also: str) -> Settings:
@@ -111,7 +113,7 @@ class Study:
         with seeded(self.config.seed):
             return function_of(name)(self.split, self.settings(name), *needs)
 
-    def with_settings(self, **settings: Any) -> Study:
+    def with_settings(self, **settings: Any) -> Self:
         """The same split under other settings; ValueError for a wrong one."""
         config = replace(self.config, **check_fields(settings))
         return replace(self, config=config, places=self.places._replace(config=config))
@@ -120,57 +122,40 @@ class Study:
     def conditions(self) -> dict[str, Any]:
         """What decides the bits of a result besides its settings and its images."""
         precision = "bf16" if gains_from_bf16(self.device) else "fp32"
-        values = (self.threads, precision, self.device.type)
-        return dict(zip(CONDITIONS, values, strict=True))
+        return {"threads": self.threads, "precision": precision, "device": self.device.type}
+
+    def record(self, name: str, **more: Any) -> dict[str, Any]:
+        """Where an artefact comes from; `more` replaces what is not so."""
+        protocol = None if self.config.defects or name not in rows() else row(name).protocol
+        found = {"stage": name, "config": as_dict(self.config), "data": self.places.data}
+        found |= {"protocol": protocol or self.config.protocol, "source": self.split.source}
+        return found | self.conditions | stamp() | more
 
     def _make(self, name: str) -> None:
-        needs = [self[need] for need in row(name).needs]
+        for need in before(name):
+            self[need]
         started = time.perf_counter()
-        with atomic_folder(self.path(name)) as draft:
-            with seeded(self.config.seed):
-                made = function_of(name)(self.split, self.settings(name), *needs)
-                if row(name).block:
-                    self._write_scores(draft, name, made)
-                else:
-                    save_artefact(draft, made)
-            self._write_record(draft, name, time.perf_counter() - started)
+        with atomic_folder(self.path(name)) as draft, seeded(self.config.seed):
+            made = self.fit(name)
+            if row(name).block:
+                scored = made if isinstance(made, Scored) else _applied(made, self.split)
+                copies = self["copies"].test_in_train
+                found = measure(self.config, self.split, scored, method=name, copies=copies)
+                write_scores(draft, *found)
+            else:
+                save_artefact(draft, made)
+            seconds = round(time.perf_counter() - started, 2)
+            settings = settings_of(name, self.config)
+            write_json(draft / RECORD, self.record(name, settings=settings, seconds=seconds))
 
-    def _write_scores(self, draft: Path, name: str, made: Any) -> None:
-        scored = made if isinstance(made, Scored) else apply(made, self.split)
-        copies = self["copies"].test_in_train
-        table, metrics = measure.measure(
-            self.config, self.split, scored, method=name, copies=copies
-        )
-        table.to_parquet(draft / "scores.parquet", index=False)
-        (draft / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-
-    def _write_record(self, draft: Path, name: str, seconds: float) -> None:
-        protocol = None if self.config.defects else row(name).protocol
-        record = {
-            "stage": name,
-            "config": as_dict(self.config),
-            "protocol": protocol or self.config.protocol,
-            "settings": settings_of(name, self.config),
-            "data": self.places.data,
-            "source": self.split.source,
-            "seconds": round(seconds, 2),
-        }
-        text = json.dumps(record | self.conditions | stamp(), indent=1)
-        (draft / RECORD).write_text(text, encoding="utf-8")
-
-    def _warn_of_other_conditions(self, name: str) -> None:
-        record = read_json(self.path(name) / RECORD)
-        if record.get("stage") != name:
-            raise StoreError(
-                f"{self.path(name)} holds {record.get('stage')!r}, expected {name!r}: remove it"
-            )
-        differ = [
-            f"{key} {record.get(key)}"
-            for key in CONDITIONS
-            if record.get(key) != self.conditions[key]
-        ]
-        if differ:
-            warnings.warn(f"{name} was made with {', '.join(differ)}", ReuseWarning, stacklevel=3)
+    def _read(self, name: str) -> Any:
+        folder = self.path(name)
+        if not row(name).block:
+            kind = typing.get_type_hints(function_of(name))["return"]
+            return load_artefact(folder, kind, device=self.device)
+        table = pd.read_parquet(folder / "scores.parquet", columns=["split", "score"])
+        parts = [table.score[table.split == part] for part in ("calibration", "test")]
+        return Scores(*(part.to_numpy() for part in parts), read_json(folder / "metrics.json"))
 
 
 def open_study(
@@ -191,33 +176,13 @@ def open_study(
     target = pick_device(device)
     torch.set_num_threads(threads)
     threadpool_limits(threads)
-    split = load_split(config)
+    split = load_split(config, progress=progress)
     places = Places(Path(runs), config, split_key(split))
     return Study(config, split, places, target, threads, progress)
 
 
-def apply(scorer: Any, split: Split) -> Scored:
+def _applied(scorer: Any, split: Split) -> Scored:
     """The scores of a fitted method on calibration and test images."""
-    parts = (scorer(part) for part in (split.calibration, split.test))
-    calibrated, tested = (np.asarray(part, dtype=np.float64) for part in parts)
+    parts = [np.asarray(scorer(part), np.float64) for part in (split.calibration, split.test)]
     method = getattr(scorer, "method", None)  # how a kernel method was solved
-    return Scored(calibrated, tested, extra={} if method is None else {"method": str(method)})
-
-
-def load_scores(folder: Path) -> Scores:
-    """The scores and metrics of a finished method's folder."""
-    table = pd.read_parquet(folder / "scores.parquet", columns=["split", "score"])
-    calibrated, tested = (
-        table.score[table.split == part].to_numpy() for part in ("calibration", "test")
-    )
-    return Scores(calibrated, tested, read_json(folder / "metrics.json"))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of an artefact; StoreError when it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path} cannot be read ({error}): remove its folder and run again"
-        ) from error
+    return Scored(*parts, extra={} if method is None else {"method": str(method)})

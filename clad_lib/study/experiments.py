@@ -1,11 +1,10 @@
 """Experiments on one study: a setting varied, defects switched on, one boundary or several."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import accumulate, pairwise
+from itertools import accumulate
+from operator import or_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +14,9 @@ from tqdm import tqdm
 
 from clad_lib.clad import dec
 from clad_lib.clad.training import infer, seeded
-from clad_lib.config import Config, published
+from clad_lib.config import published
 from clad_lib.judge import guarantees
-from clad_lib.methods.kernel import Gamma, KernelScorer, fit_svdd
+from clad_lib.methods.kernel import Gamma, KernelScorer, fit_boundary
 from clad_lib.study.engine import Study
 
 ALPHA, DELTA = 0.1, 0.1  # of the thresholds of all boundaries
@@ -26,36 +25,18 @@ SMALLEST = 5  # a latent class of fewer images has no shape to draw a boundary r
 GRID, MARGIN = 120, 0.06  # knots an axis; the room around the outermost image, of the range
 
 
-def defect_settings(config: Config) -> dict[str, dict[str, Any]]:
-    """The published defects in the order in which a run meets them: name -> what switches it on.
-
-    ODIN's step takes the published epsilon of the data set, which is in the published unit.
-    """
-    epsilon = published(config.dataset, config.scenario)["epsilon"]
-    return {
-        "hidden-class statistics": {"hidden_statistics": True},
-        "noisy latents": {"noisy_latents": True},
-        "target per batch": {"batch_target": True},
-        "7x7 stem": {"stem": "published"},
-        "published ODIN step": {"odin_factor": True, "epsilon": epsilon},
-        "AUROC flipped": {"flip_auroc": True},
-    }
-
-
 def measure_settings(
     study: Study, settings: Iterable[Mapping[str, Any]], *, method: str = "ODIN"
 ) -> pd.DataFrame:
-    """A method under each of several settings: a row each, with auroc, low, high and protocol.
+    """A method under each of several settings: a row each, with auroc, low, high, f1 and protocol.
 
     A stage that a setting does not touch is found again.
     """
-    found = []
-    listed = list(settings)
+    found, listed = [], list(settings)
     for each in tqdm(listed, desc="settings", unit="setting", disable=not study.progress):
         changed = study.with_settings(**each)
-        measured = changed[method].metrics
-        low, high = measured["auroc_low"], measured["auroc_high"]
-        row = {"auroc": measured["auroc"], "low": low, "high": high, "f1": measured["f1"]}
+        names = {"auroc": "auroc", "low": "auroc_low", "high": "auroc_high", "f1": "f1"}
+        row = {name: changed[method].metrics[key] for name, key in names.items()}
         found.append({**each, **row, "protocol": changed.config.protocol})
     return pd.DataFrame(found)
 
@@ -68,12 +49,23 @@ def sweep(
 
 
 def waterfall_steps(study: Study, *, method: str = "ODIN") -> tuple[float, dict[str, float]]:
-    """AUROC of the study, and its change as each published defect joins those before it."""
-    defects = defect_settings(study.config)
-    settings = [dict[str, Any](), *accumulate(defects.values(), lambda one, other: one | other)]
-    values = measure_settings(study, settings, method=method).auroc.tolist()
-    changes = [after - before for before, after in pairwise(values)]
-    return values[0], dict(zip(defects, changes, strict=True))
+    """AUROC of the study, and its change as each published defect joins those before it.
+
+    They come in the order in which a run meets them. ODIN's step takes the published epsilon of the
+    data set, which is in the published unit.
+    """
+    epsilon = published(study.config.dataset, study.config.scenario)["epsilon"]
+    defects: dict[str, dict[str, Any]] = {
+        "hidden-class statistics": {"hidden_statistics": True},
+        "noisy latents": {"noisy_latents": True},
+        "target per batch": {"batch_target": True},
+        "7x7 stem": {"stem": "published"},
+        "published ODIN step": {"odin_factor": True, "epsilon": epsilon},
+        "AUROC flipped": {"flip_auroc": True},
+    }
+    settings = accumulate(defects.values(), or_, initial={})
+    auroc = measure_settings(study, settings, method=method).auroc
+    return float(auroc[0]), dict(zip(defects, auroc.diff()[1:].tolist(), strict=True))
 
 
 def ways_to_measure(study: Study) -> pd.DataFrame:
@@ -85,7 +77,7 @@ def ways_to_measure(study: Study) -> pd.DataFrame:
         "F1 at the best test threshold": {"best_f1": True},
     }
     table = measure_settings(study, ways.values(), method="SVDD")
-    return table[["auroc", "f1", "protocol"]].assign(SVDD=list(ways)).set_index("SVDD")
+    return table[["auroc", "f1", "protocol"]].set_axis(pd.Index(ways, name="SVDD"))
 
 
 def dec_trail(study: Study, *, epochs: int = 10, count: int = 200) -> tuple[np.ndarray, ...]:
@@ -162,35 +154,42 @@ def boundaries(plane: Plane, labels: np.ndarray, *, gamma: Gamma = "median") -> 
     """One support vector data description (Tax & Duin 2004) a label, all at one threshold.
 
     The threshold comes from the calibration points, one a track, for at most ALPHA false alarms
-    with probability 1 - DELTA, or on average where they are too few for that. Labels (N,) of fewer
-    than SMALLEST points get no boundary. Raises ValueError when none has as many.
+    with probability 1 - DELTA, on average where they are too few for that, or else it is the
+    largest score. Labels (N,) of fewer than SMALLEST points get no boundary. Raises ValueError when
+    none has as many.
     """
     rows = np.sort(np.random.default_rng(plane.seed).permutation(len(plane.train))[:FIT_IMAGES])
-    points, labels = plane.train[rows], np.asarray(labels)[rows]
-    groups = [points[labels == label] for label in np.unique(labels)]
-    groups = [group for group in groups if len(group) >= SMALLEST]
-    if not groups:
-        raise ValueError(
-            f"no latent class has {SMALLEST} training images: use more images or fewer clusters"
-        )
-    regions = [fit_svdd(_as_images(group), gamma=gamma, seed=plane.seed) for group in groups]
+    regions = _fitted(plane.train[rows], np.asarray(labels)[rows], plane.seed, gamma)
+    if not regions:
+        few = f"no latent class has {SMALLEST} training images"
+        raise ValueError(f"{few}: use more images or fewer clusters")
     calibrated, tested = (_sheets(regions, each).min(0) for each in (plane.calibration, plane.test))
     independent = guarantees.one_per_track(calibrated, plane.tracks, seed=plane.seed)
-    line = threshold_that_exists(independent)
+    promises = (guarantees.CONDITIONAL, guarantees.MARGINAL)
+    lines = [
+        guarantees.threshold_for(independent, alpha=ALPHA, delta=DELTA, guarantee=promise)
+        for promise in promises
+    ]
+    kept = [line for line in lines if line.guarantee != guarantees.NONE]
+    line = kept[0] if kept else lines[0]._replace(value=float(independent.max()))
     x, y = grid(plane)
     knots = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)  # (Gy Gx, 2), x fastest
     sheets = _sheets(regions, knots).reshape(len(regions), len(y), len(x))
     outside = tested > line.value
-    return Side(sheets, line, _share(outside[~plane.anomaly]), _share(~outside[plane.anomaly]))
+    shares = [
+        float(part.mean()) if len(part) else np.nan
+        for part in (outside[~plane.anomaly], ~outside[plane.anomaly])
+    ]
+    return Side(sheets, line, *shares)
 
 
-def threshold_that_exists(scores: np.ndarray) -> guarantees.Threshold:
-    """The promised threshold for ALPHA; for fewer images its marginal form or the largest score."""
-    for guarantee in (guarantees.CONDITIONAL, guarantees.MARGINAL):
-        found = guarantees.threshold_for(scores, alpha=ALPHA, delta=DELTA, guarantee=guarantee)
-        if found.guarantee != guarantees.NONE:
-            return found
-    return found._replace(value=float(scores.max()))
+def _fitted(
+    points: np.ndarray, labels: np.ndarray, seed: int, gamma: Gamma = "median"
+) -> list[KernelScorer]:
+    """A boundary round the points (N, 2) of each label that has SMALLEST of them."""
+    groups = [points[labels == label] for label in np.unique(labels)]
+    large = [_as_images(group) for group in groups if len(group) >= SMALLEST]
+    return [fit_boundary(group, gamma=gamma, seed=seed) for group in large]
 
 
 def three_ways(plane: Plane) -> dict[str, Side]:
@@ -198,9 +197,7 @@ def three_ways(plane: Plane) -> dict[str, Side]:
 
     Only what the classes keep out beyond the control is their doing; the rest is the kernel's.
     """
-    labels = np.unique(plane.labels)
-    groups = [plane.train[plane.labels == label] for label in labels]
-    each = [fit_svdd(_as_images(g), seed=plane.seed) for g in groups if len(g) >= SMALLEST]
+    each = _fitted(plane.train, plane.labels, plane.seed)
     narrow: Gamma = float(np.median([scorer.gamma for scorer in each])) if each else "median"
     together = np.zeros_like(plane.labels)
     return {
@@ -229,7 +226,3 @@ def _sheets(regions: Sequence[KernelScorer], points: np.ndarray) -> np.ndarray:
 def _as_images(points: np.ndarray) -> torch.Tensor:
     """Points (M, 2) as images of one pixel and two channels (M, 2, 1, 1)."""
     return torch.from_numpy(np.ascontiguousarray(points))[:, :, None, None]
-
-
-def _share(hits: np.ndarray) -> float:
-    return float(hits.mean()) if len(hits) else float("nan")

@@ -1,27 +1,24 @@
 """Grids of runs as TOML files, checked whole before anything runs."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import tomllib
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clad_lib.config import Config, check_fields, make_config, unknown
-from clad_lib.facts import datasets, profiles
+from clad_lib.config import Config, check_fields, check_type, datasets, make_config, unknown
 from clad_lib.study.stages import choose_methods
 
-TEXT, TABLE = (str, "text in quotes"), (dict, "a table in brackets")
-KEYS: dict[str, tuple[Any, str]] = {
-    "title": TEXT,
-    "profile": TEXT,
-    "seeds": (list, "a list of integers"),
-    "methods": ((str, list), '"all" or a list of texts in quotes'),
-    "scenarios": TABLE,
-    "overrides": TABLE,
-    "vary": TABLE,
+KEYS: dict[str, Any] = {
+    "title": str,
+    "profile": str,
+    "seeds": list[int],
+    "methods": list[str],  # or "all"
+    "scenarios": dict[str, list[str]],
+    "overrides": dict[str, object],
+    "vary": dict[str, list[object]],
 }
 OWN = ("dataset", "scenario", "profile", "seed")  # set by the keys above, so that no override may
 
@@ -63,7 +60,7 @@ def read_grid(path: str | Path) -> Grid:
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"line (\d+)", str(error))
         line, reason = int(found[1]) if found else len(text.splitlines()), f"not TOML: {error}"
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         line, reason = _line(text, str(error)), str(error)
     raise GridError(f"{path}, line {max(line, 1)}: {reason}")
 
@@ -74,38 +71,32 @@ def _line(text: str, reason: str) -> int:
     for number in range(1, len(lines)):
         try:
             _grid("", tomllib.loads("\n".join(lines[:number])))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:  # a file that is cut off may be no TOML
             if str(error) == reason:
                 return number
     return len(lines)
 
 
 def _grid(name: str, raw: dict[str, Any]) -> Grid:
-    """The study that a parsed file describes; ValueError or TypeError says what is wrong."""
+    """The study that a parsed file describes; ValueError says what is wrong."""
     for key, value in raw.items():
         if key not in KEYS:
-            raise GridError(unknown("key", key, KEYS))
-        if not isinstance(value, KEYS[key][0]):
-            raise GridError(f"{key} is {value!r}: expected {KEYS[key][1]}")
-    profile = raw.get("profile", "fast")
-    if profile not in profiles():
-        raise GridError(unknown("profile", profile, profiles()))
-    seeds = _listed("seeds", raw.get("seeds", [0]), int)
+            raise ValueError(unknown("key", key, KEYS))
+        if (key, value) != ("methods", "all"):
+            _check(key, value, KEYS[key])
+    seeds, profile = raw.get("seeds", [0]), raw.get("profile", "fast")
     for seed in seeds:
-        check_fields({"seed": seed})
-    methods = raw.get("methods", "all")
-    methods = choose_methods(methods if methods == "all" else _listed("methods", methods, str))
-    places = [place for pair in raw.get("scenarios", {}).items() for place in _places(*pair)]
+        make_config(profile=profile, seed=seed)
+    methods = choose_methods(raw.get("methods", "all"))
+    places = [(data, each) for data, names in raw.get("scenarios", {}).items() for each in names]
+    for place in places:
+        _check_place(*place)
+    varied = [{key: value} for key, values in raw.get("vary", {}).items() for value in values]
     overrides = raw.get("overrides", {})
-    varied = [
-        {key: value}
-        for key, values in raw.get("vary", {}).items()
-        for value in _listed(key, values, object)
-    ]
     for settings in (overrides, *varied):
-        for key in settings:
-            if key in OWN:
-                raise GridError(f"{key} is not set here: expected under one of {', '.join(KEYS)}")
+        if own := set(settings) & {*OWN}:
+            wanted = f"expected under one of {', '.join(KEYS)}"
+            raise ValueError(f"{own.pop()} is not set here: {wanted}")
         check_fields(settings)
     configs = [
         make_config(*place, profile=profile, seed=seed, **overrides | each)
@@ -114,25 +105,25 @@ def _grid(name: str, raw: dict[str, Any]) -> Grid:
     return Grid(name, raw.get("title", name), methods, tuple(dict.fromkeys(configs)))
 
 
-def _places(dataset: str, names: Any) -> list[tuple[str, str]]:
+def _check(name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError unless the value is what the hint says; lists hold something, each once."""
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    check_type(name, value, kind)
+    items = (
+        value.items() if kind is dict else [(name, item) for item in value] if kind is list else []
+    )
+    for key, item in items:
+        _check(key, item, inner[-1])
+    if kind is list and (not value or any(item in value[:n] for n, item in enumerate(value))):
+        raise ValueError(
+            f"{name} is {value!r}: expected a list of at least one, none of them twice"
+        )
+
+
+def _check_place(dataset: str, scenario: str) -> None:
     from clad_lib.data.scenarios import get_scenario  # here: it imports torch
 
-    if dataset not in datasets() and not Path(dataset).is_dir():
-        raise GridError(unknown("data set", dataset, datasets()))
-    for name in _listed(dataset, names, str):
-        if dataset in datasets():
-            get_scenario(dataset, name)
-    return [(dataset, name) for name in names]
-
-
-def _listed(where: str, value: Any, kind: type) -> list[Any]:
-    """The value, which must be a list with at least one item of that kind, each once."""
-    wanted = {int: "integers", str: "texts in quotes"}.get(kind, "values")
-    if not isinstance(value, list) or not value:
-        raise GridError(f"{where} is {value!r}: expected a list of {wanted} with at least one")
-    for number, item in enumerate(value):
-        if not isinstance(item, kind) or (kind is int and isinstance(item, bool)):
-            raise GridError(f"{where} holds {item!r}: expected {wanted}")
-        if item in value[:number]:
-            raise GridError(f"{where} holds {item!r} twice: expected each once")
-    return value
+    if dataset in datasets():
+        get_scenario(dataset, scenario)
+    elif not Path(dataset).is_dir():
+        raise ValueError(unknown("data set", dataset, datasets()))

@@ -1,13 +1,10 @@
 """Jobs: the rows of the table, and the notebooks that show them, as a graph for one engine."""
 
-from __future__ import annotations
-
-import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +12,9 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 from clad_lib.config import Config
-from clad_lib.study.stages import Places, needed, row, rows, short_hash
-from clad_lib.study.store import RECORD, write_atomically
+from clad_lib.study.stages import Places, before, needed, row, rows
+from clad_lib.study.store import RECORD, read_json, short_hash, write_json
 
-COPIES = "copies"  # the row that the metrics of every method read
 SPLIT = ("dataset", "scenario", "seed", "split", "size", "calibration", "max_train", "max_test")
 ROW = Path(__file__).with_name("row.ipynb")  # makes one row
 FULL = ("No space left on device", "Disk quota exceeded")
@@ -70,12 +66,13 @@ def plan(configs: Iterable[Config], methods: Sequence[str], runs: Path) -> list[
 
     found: dict[str, Job] = {}
     keys: dict[tuple, str] = {}
-    stems = sorted({row(name).shown_in for name in needed(methods)})
+    stems = sorted({row(name).shown_in for name in needed(methods) if name != "copies"})
     for config in configs:
         identity = tuple(getattr(config, name) for name in SPLIT)
         if identity not in keys:
             keys[identity] = split_key(load_split(config))
-        for job in _graph(Places(runs, config, keys[identity]), methods, stems):
+        places = Places(runs, config, keys[identity])
+        for job in graph(places, methods, stems):
             found.setdefault(job.key, job)
     return list(found.values())
 
@@ -84,31 +81,30 @@ def plan_study(places: Places, notebooks: Sequence[Path], folder: Path) -> list[
     """The jobs that make all that the notebooks show, and execute them, anew, into `folder`."""
     stems = [path.stem for path in notebooks]
     wanted = [name for name, each in rows().items() if each.shown_in in stems and each.in_all]
-    return list(_graph(places, wanted, stems, folder))
+    return graph(places, wanted, stems, folder)
 
 
-def _graph(
+def graph(
     places: Places, methods: Sequence[str], stems: Sequence[str], folder: Path | None = None
-) -> Iterator[Job]:
+) -> list[Job]:
     """A job for each row, then one for each notebook, after the rows of it and of earlier ones.
 
     Stages on which no method stands, such as the map of the latents, are made for the notebooks.
     """
     used = needed(name for name, each in rows().items() if each.block)
     extra = [name for name, each in rows().items() if name not in used and each.shown_in in stems]
-    made = needed([COPIES, *methods, *extra])
+    made = needed([*methods, *extra])
     keys = {name: places.path(name).relative_to(places.root).as_posix() for name in made}
-    for name in made:
-        needs = {*row(name).needs, *([COPIES] if row(name).block else [])}
-        yield Job(keys[name], name, places, tuple(keys[need] for need in needs))
+    jobs = [Job(keys[n], n, places, tuple(keys[need] for need in before(n))) for n in made]
     for stem in stems:
         shows = tuple(name for name in made if row(name).shown_in == stem)
+        earlier = tuple(keys[name] for name in made if row(name).shown_in <= stem)
         digest = short_hash("\n".join(keys[name] for name in shows))
-        before = tuple(keys[name] for name in made if row(name).shown_in <= stem)
-        key = f"{keys[shows[0]]}/{stem}-{digest}.ipynb" if shows else ""
-        if folder is not None:
-            key = (folder / f"{stem}.ipynb").relative_to(places.root).as_posix()
-        yield Job(key, stem, places, before, shows, again=folder is not None)
+        place = folder or Path(places.root, keys[shows[0]])
+        path = place / (f"{stem}.ipynb" if folder else f"{stem}-{digest}.ipynb")
+        key = path.relative_to(places.root).as_posix()
+        jobs.append(Job(key, stem, places, earlier, shows, again=folder is not None))
+    return jobs
 
 
 def is_done(job: Job) -> bool:
@@ -151,17 +147,18 @@ def execute(job: Job, device: str, kernel: Any) -> Outcome:
 def _execute(job: Job, device: str, kernel: Any, draft: Path) -> None:
     from clad_lib.study import notebooks  # here: its papermill takes seconds to import
 
-    known = notebooks.parameters_of(job.places.config, job.places.root, device)
-    if job.shows is None:
-        notebooks.execute(ROW, draft, known | {"only": [job.step]}, kernel, fresh=False)
-        draft.unlink()
-    else:
-        only = [name for name in shown(job) if row(name).block]
+    source, only, fresh = ROW, [job.step], job.shows is not None
+    if fresh:
         source = notebooks.notebook_folder() / f"{job.step}.ipynb"
-        notebooks.execute(source, draft, known | ({"only": only} if only else {}), kernel)
-        kept = job.places.root / job.key
+        only = [name for name in shown(job) if row(name).block]
+    known = notebooks.parameters_of(job.places.config, job.places.root, device)
+    known |= {"only": only} if only else {}
+    notebooks.execute(source, draft, known, kernel, fresh=fresh)
+    kept = job.places.root / job.key
+    if fresh:
         kept.parent.mkdir(parents=True, exist_ok=True)
         os.replace(draft, kept)
+    draft.unlink(missing_ok=True)
     shutil.rmtree(job.failure, ignore_errors=True)
 
 
@@ -172,18 +169,17 @@ def _failed(job: Job, draft: Path, error: str, seconds: float) -> Outcome:
         if any(text in error for text in texts):
             return Outcome(job.key, status, seconds, first)
     status = "refused" if first.startswith(REFUSED) else "failed"
-    job.failure.mkdir(parents=True, exist_ok=True)
+    record = {"key": job.key, "title": job.title, "status": status, "error": first}
+    write_json(job.failure / "error.json", record)
     if draft.is_file():
         os.replace(draft, job.failure / f"{job.step}.ipynb")
-    record = {"key": job.key, "title": job.title, "status": status, "error": first}
-    write_atomically(job.failure / "error.json", json.dumps(record))
     return Outcome(job.key, status, seconds, first)
 
 
 def failure_of(job: Job) -> Outcome | None:
     """How the job failed before; None where it did not, or where its record cannot be read."""
     try:
-        record = json.loads((job.failure / "error.json").read_text(encoding="utf-8"))
+        record = read_json(job.failure / "error.json")
         return Outcome(job.key, record["status"], 0.0, record["error"])
     except (OSError, ValueError, KeyError):
         return None

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from clad_lib.clad.scores import Scored
-from clad_lib.config import Config, as_dict
-from clad_lib.data.split import Split
+from clad_lib.config import Config
 from clad_lib.judge import guarantees, metrics
-from clad_lib.study.stages import rows, short_hash
-from clad_lib.study.store import RECORD, atomic_folder, folder_name, peak_memory_mb, stamp
+from clad_lib.study.stages import rows
+from clad_lib.study.store import (
+    RECORD,
+    atomic_folder,
+    folder_name,
+    peak_memory_mb,
+    short_hash,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from clad_lib.clad.scores import Scored
+    from clad_lib.data.split import Split
+    from clad_lib.study.engine import Study
 
 ALPHA, DELTA = 0.1, 0.1  # of the threshold at which F1 and the confusion matrix are taken
 RESAMPLES = 1000
 
 
 def measure(
-    config: Config,
-    split: Split,
-    scored: Scored,
-    *,
-    method: str,
-    copies: np.ndarray | None = None,
+    config: Config, split: Split, scored: Scored, *, method: str, copies: np.ndarray
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table of scores and the metrics of a method on a split.
 
@@ -38,135 +43,141 @@ def measure(
     folder of normal images, there are no metrics but the threshold and the share of alarms.
     """
     free = np.ones(len(scored.calibration), bool) if scored.used is None else ~scored.used
-    calibrated, tested = scored.calibration[free], scored.test
-    independent = guarantees.one_per_track(
-        calibrated, split.calibration_tracks[free], seed=config.seed
-    )
-    threshold = guarantees.threshold_for(independent, alpha=ALPHA, delta=DELTA)
-    counts = {"train": len(split.train), "calibration": len(independent), "test": len(tested)}
-    found = {
-        "threshold": {k: v for k, v in threshold._asdict().items() if v != float("inf")},
-        "images": counts,
+    calibrated, tested, anomaly = scored.calibration[free], scored.test, split.answers.test_anomaly
+    tracks = split.calibration_tracks[free]
+    independent = guarantees.one_per_track(calibrated, tracks, seed=config.seed)
+    line = guarantees.threshold_for(independent, alpha=ALPHA, delta=DELTA)
+    found: dict[str, Any] = {
+        "threshold": {name: v for name, v in line._asdict().items() if v != math.inf},
+        "images": {"train": len(split.train), "calibration": len(independent), "test": len(tested)},
         "peak_memory_mb": peak_memory_mb(),
         **scored.extra,
     }
-    anomaly = split.answers.test_anomaly
     if anomaly.all() or not anomaly.any():
-        found["alarm_rate"] = float((tested > threshold.value).mean())
-    else:
-        found |= _tested(split, tested, anomaly, config.seed, copies)
-        found |= _at_threshold(tested, anomaly, threshold)
-        found |= published_metrics(config, method, tested, anomaly, found["auroc"])
-    return scores_table(split, calibrated, tested, free), found
+        found["alarm_rate"] = float((tested > line.value).mean())
+        return scores_table(split, scored, free), found
+    found |= {"f1": None, "confusion": None} | tested_metrics(split, tested, copies, config.seed)
+    if line.guarantee != guarantees.NONE:
+        confusion = metrics.f1_at(tested, anomaly, line.value)
+        found |= {"f1": confusion.f1, "confusion": confusion._asdict()}
+    if config.hard_svdd and method == "SVDD":
+        found["auroc"] = metrics.hard_decision_auroc(tested, 0.0, anomaly)
+    if config.flip_auroc:
+        found["auroc"] = metrics.flipped_auroc(found["auroc"])
+    if config.best_f1:
+        found["f1"] = metrics.best_f1(tested, anomaly).f1
+    return scores_table(split, scored, free), found
 
 
-def units_of(split: Split) -> np.ndarray | None:
-    """The tracks (m,) of the test images where several show one object, else None."""
-    tracks = split.test_tracks
-    return tracks if len(np.unique(tracks)) < len(tracks) else None
-
-
-def _tested(
-    split: Split, tested: np.ndarray, anomaly: np.ndarray, seed: int, copies: np.ndarray | None
+def tested_metrics(
+    split: Split, tested: np.ndarray, copies: np.ndarray, seed: int
 ) -> dict[str, Any]:
-    units = units_of(split)
+    """AUROC with its interval, and the other metrics that no threshold decides."""
+    anomaly, units = split.answers.test_anomaly, units_of(split.test_tracks)
     found = metrics.evaluate(tested, anomaly)._asdict()
     found["unit"] = "image" if units is None else "track"
-    if units is None or min(len(np.unique(units[kind])) for kind in (anomaly, ~anomaly)) > 1:
+    if not one_object(units, anomaly):
         interval = metrics.bootstrap(tested, anomaly, resamples=RESAMPLES, seed=seed, units=units)
         found |= {"auroc_low": interval.low, "auroc_high": interval.high}
-    if copies is not None and copies.any() and not anomaly[~copies].all():
+    if copies.any() and not anomaly[~copies].all():
         found["copies_in_training"] = int(copies.sum())
         found["auroc_without_copies"] = metrics.auroc(tested[~copies], anomaly[~copies])
     return found
 
 
-def _at_threshold(tested: np.ndarray, anomaly: np.ndarray, threshold: Any) -> dict[str, Any]:
-    if threshold.guarantee == guarantees.NONE:
-        return {"f1": None, "confusion": None}
-    confusion = metrics.f1_at(tested, anomaly, threshold.value)
-    return {"f1": confusion.f1, "confusion": confusion._asdict()}
+def units_of(tracks: np.ndarray) -> np.ndarray | None:
+    """The tracks (m,) of the test images where several show one object, else None."""
+    return tracks if len(np.unique(tracks)) < len(tracks) else None
 
 
-def published_metrics(
-    config: Config, method: str, tested: np.ndarray, anomaly: np.ndarray, auroc: float
-) -> dict[str, Any]:
-    """What the published code would have reported, where one of its defects is switched on."""
-    found: dict[str, Any] = {}
-    if config.hard_svdd and method == "SVDD":
-        found["auroc"] = auroc = metrics.hard_decision_auroc(tested, 0.0, anomaly)
-    if config.flip_auroc:
-        found["auroc"] = metrics.flipped_auroc(auroc)
-    if config.best_f1:
-        found["f1"] = metrics.best_f1(tested, anomaly).f1
-    return found
+def one_object(units: np.ndarray | None, anomaly: np.ndarray) -> bool:
+    """Whether all images of one kind show one object, so that nothing says how they scatter."""
+    kinds = () if units is None else (units[anomaly], units[~anomaly])
+    return any(len(np.unique(kind)) < 2 for kind in kinds)
 
 
-def scores_table(
-    split: Split, calibrated: np.ndarray, tested: np.ndarray, free: np.ndarray
-) -> pd.DataFrame:
+def compare(
+    one: np.ndarray, other: np.ndarray, anomaly: np.ndarray, tracks: np.ndarray, **options: Any
+) -> metrics.Comparison:
+    """Two methods on the same test images: a bootstrap paired on images, or on tracks.
+
+    With a single track of one kind nothing can be told: p is 1 and the interval is NaN.
+    """
+    units = units_of(tracks)
+    if one_object(units, anomaly):
+        areas = [metrics.auroc(np.mean(np.atleast_2d(each), 0), anomaly) for each in (one, other)]
+        return metrics.Comparison(areas[0] - areas[1], math.nan, math.nan, 1.0)
+    return metrics.paired_comparison(one, other, anomaly, seed=0, units=units, **options)
+
+
+def scores_table(split: Split, scored: Scored, free: np.ndarray) -> pd.DataFrame:
     """One row an image: split, index, track, hidden_class, anomaly, score.
 
     Calibration images that the method used up, not `free` (n,) bool, have no row.
     """
     answers = split.answers
-    hidden = [answers.calibration_class[free], answers.test_class]
-    return pd.DataFrame(
-        {
-            "split": ["calibration"] * len(calibrated) + ["test"] * len(tested),
-            "index": np.concatenate([split.calibration_index[free], split.test_index]),
-            "track": np.concatenate([split.calibration_tracks[free], split.test_tracks]),
-            "hidden_class": np.concatenate(hidden),
-            "anomaly": np.concatenate([np.zeros(len(calibrated), bool), answers.test_anomaly]),
-            "score": np.concatenate([calibrated, tested]),
-        }
-    )
+    parts = {
+        "calibration": {
+            "index": split.calibration_index[free],
+            "track": split.calibration_tracks[free],
+            "hidden_class": answers.calibration_class[free],
+            "anomaly": False,
+            "score": scored.calibration[free],
+        },
+        "test": {
+            "index": split.test_index,
+            "track": split.test_tracks,
+            "hidden_class": answers.test_class,
+            "anomaly": answers.test_anomaly,
+            "score": scored.test,
+        },
+    }
+    frames = {name: pd.DataFrame(part) for name, part in parts.items()}
+    return pd.concat(frames, names=["split"]).reset_index("split")
+
+
+def write_scores(folder: Path, table: pd.DataFrame, measured: dict[str, Any]) -> None:
+    """Write what `measure` gives as scores.parquet and metrics.json."""
+    table.to_parquet(folder / "scores.parquet", index=False)
+    write_json(folder / "metrics.json", measured)
 
 
 def read_scores(path: Path, size: int) -> np.ndarray:
     """One's own scores of the test images from a CSV with columns index and score, (size,).
 
     `index` is the place of an image in the test split, every one of them once. Raises ValueError
-    that says what is missing, double or not a number.
+    that says what is expected.
     """
-    table = pd.read_csv(path)
-    if not {"index", "score"} <= set(table.columns):
+    table = pd.read_csv(path).reindex(columns=["index", "score"])
+    table = table.apply(pd.to_numeric, errors="coerce").sort_values("index")
+    if table["index"].tolist() != [*range(size)] or not np.isfinite(table.score).all():
         raise ValueError(
-            f"{path} has the columns {', '.join(table.columns)}: expected index, score"
+            f"{path} has {len(table)} rows: expected the columns index, every number from 0 to "
+            f"{size - 1} once, and score, a finite number each"
         )
-    places = pd.to_numeric(table["index"], errors="coerce")
-    if sorted(places) != list(range(size)):
-        raise ValueError(
-            f"{path} has {len(table)} rows: expected each index from 0 to {size - 1} once"
-        )
-    scores = pd.to_numeric(table["score"], errors="coerce").to_numpy(np.float64)[np.argsort(places)]
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{path} holds scores that are no finite numbers: expected numbers")
-    return scores
+    return table.score.to_numpy(np.float64)
 
 
-def add_scores(study: Any, path: Path, method: str) -> Path:
+def add_scores(study: Study, path: Path, method: str) -> Path:
     """Keep one's own scores of a Study's test images as one more method; gives their folder.
 
     The CSV is that of `read_scores`. The method stands in tables and tests as `clean`: that its
     choices used no test label is the word of whoever adds it. Scores that were added under that
     name before are replaced. Raises ValueError for the name of one of our methods.
     """
+    from clad_lib.clad.scores import Scored
+
     if method in rows():
         raise ValueError(f"{method} is a method of this package: name yours otherwise")
-    config, split, places = study.config, study.split, study.places
-    tested, nothing = read_scores(path, len(split.test)), np.zeros(len(split.calibration), bool)
-    copies = study["copies"].test_in_train
-    found = {"images": {"train": len(split.train), "test": len(tested)}}
-    found |= _tested(split, tested, split.answers.test_anomaly, config.seed, copies)
-    record = {"stage": method, "config": as_dict(config), "settings": {}, "protocol": "clean"}
-    record |= {"data": places.data, "source": str(path)} | study.conditions | stamp()
-    name = f"{folder_name(method)}-{short_hash(places.data)}"
-    folder = places.scenario / name / f"seed{config.seed}"
-    shutil.rmtree(folder, ignore_errors=True)
-    with atomic_folder(folder) as draft:
-        table = scores_table(split, np.empty(0), tested, nothing)
-        table.to_parquet(draft / "scores.parquet", index=False)
-        for file, values in (("metrics.json", found), (RECORD, record)):
-            (draft / file).write_text(json.dumps(values, indent=1), encoding="utf-8")
-    return folder
+    split, seed = study.split, study.config.seed
+    scored = Scored(np.empty(len(split.calibration)), read_scores(path, len(split.test)))
+    measured = tested_metrics(split, scored.test, study["copies"].test_in_train, seed)
+    measured["images"] = {"train": len(split.train), "test": len(scored.test)}
+    folder = study.places.scenario / f"{folder_name(method)}-{short_hash(study.places.data)}"
+    shutil.rmtree(folder / f"seed{seed}", ignore_errors=True)
+    with atomic_folder(folder / f"seed{seed}") as draft:
+        nothing = np.zeros(len(split.calibration), bool)
+        write_scores(draft, scores_table(split, scored, nothing), measured)
+        record = study.record(method, settings={}, protocol="clean", source=str(path))
+        write_json(draft / RECORD, record)
+    return folder / f"seed{seed}"

@@ -15,7 +15,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 
 from clad_lib.config import Config, overrides_of, unknown
-from clad_lib.study.store import write_atomically
+from clad_lib.study.store import project_folder, write_atomically
 
 if TYPE_CHECKING:
     from clad_lib.study.engine import Study
@@ -34,17 +34,16 @@ get_ipython().reset(new_session=True)
 """
 
 
-class NotebookError(RuntimeError):
+class NotebookError(Exception):
     """A notebook that is not there, or that stopped: which cell, which error, where it lies."""
 
 
 def notebook_folder() -> Path:
     """The folder of the notebooks: in the installed package, or in the checkout beside it."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "notebooks", package.parent / "notebooks"):
-        if any(folder.glob("[0-9][0-9]_*.ipynb")):
-            return folder
-    raise NotebookError(f"no notebooks in {package} or beside it: install clad-lib again")
+    folder = project_folder("notebooks")
+    if not folder.is_dir():
+        raise NotebookError(f"there is no {folder}: install clad-lib again")
+    return folder
 
 
 def choose_notebooks(wanted: str = "") -> list[Path]:
@@ -53,19 +52,20 @@ def choose_notebooks(wanted: str = "") -> list[Path]:
     Without any, all but ON_REQUEST. ValueError names the nearest known one.
     """
     known = {path.stem: path for path in sorted(notebook_folder().glob("[0-9][0-9]_*.ipynb"))}
-    stems = list(known)
-    chosen = [] if wanted.strip() else [stem for stem in stems if stem not in ON_REQUEST]
+    chosen = set() if wanted.strip() else {*known} - {*ON_REQUEST}
     for part in filter(None, map(str.strip, wanted.split(","))):
-        ends = (stems[0], stems[-1]) if part == "all" else part.split("-", 1)
-        first, last = sorted(_stem(end.strip(), stems) for end in (ends[0], ends[-1]))
-        chosen += [stem for stem in stems if first <= stem <= last]
+        ends = (
+            [*known] if part == "all" else [_stem(end.strip(), known) for end in part.split("-", 1)]
+        )
+        chosen |= {stem for stem in known if min(ends) <= stem <= max(ends)}
     return [path for stem, path in known.items() if stem in chosen]
 
 
-def _stem(text: str, stems: list[str]) -> str:
-    if found := [stem for stem in stems if text in (stem, stem[:2])]:
-        return found[0]
-    raise ValueError(unknown("notebook", text, ("all", *stems)))
+def _stem(text: str, known: Mapping[str, Path]) -> str:
+    for stem in known:
+        if text in (stem, stem[:2]):
+            return stem
+    raise ValueError(unknown("notebook", text, ("all", *known)))
 
 
 def copy_notebooks(folder: str | Path) -> list[Path]:
@@ -86,54 +86,18 @@ def parameters_of(config: Config, runs: Path, device: str) -> dict[str, Any]:
     return known | {"device": device, "runs": str(runs), "overrides": overrides_of(config)}
 
 
-def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise NotebookError for a parameter that the notebook's parameters cell does not assign."""
-    import papermill
-
-    known = papermill.inspect_notebook(_literal(notebook))
-    for name in parameters:
-        if name not in known:
-            raise NotebookError(f"{notebook.name}: {unknown('parameter', name, known)}")
-
-
 def prepare_notebook(name: str, study: Study, target: Path, **more: Any) -> Path:
     """Write a notebook with the parameters of a study, and `more`, to `target`, not executed.
 
     Raises NotebookError for an unknown parameter, StoreError when `target` cannot be written.
     """
     known = parameters_of(study.config, study.root, str(study.device)) | more
-    check_parameters(notebook_folder() / name, known)
     document = _papermill(notebook_folder() / name, None, known, prepare_only=True)
     write_atomically(target, json.dumps(document))
     return target
 
 
-class _Manager(AsyncKernelManager):
-    """One kernel process, with a private folder for its sockets and its error stream."""
-
-    def __init__(self, folder: Path, environment: Mapping[str, str]):
-        super().__init__(kernel_name="python3")
-        variables = ENVIRONMENT | dict(os.environ) | dict(environment)
-        self.beginning: dict[str, Any] = {"cwd": str(folder), "env": variables}
-        self.clients: list[Any] = []
-        self.private = Path(tempfile.mkdtemp(prefix="clad-"))
-        if os.name != "nt" and len(os.fsencode(self.private)) <= LONGEST:
-            self.transport, self.ip = "ipc", str(self.private / "k")
-
-    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
-        with (self.private / "stderr").open("wb") as stream:
-            await super().start_kernel(**options | self.beginning, stderr=stream)
-
-    def client(self, **options: Any) -> Any:
-        self.clients.append(super().client(**options))
-        return self.clients[-1]
-
-    def stop_clients(self) -> None:
-        while self.clients:
-            self.clients.pop().stop_channels()
-
-
-class Kernel:
+class Kernel(AsyncKernelManager):
     """A kernel for many notebooks, one after the other, so that imports are paid for once.
 
     It works in `folder` and starts with its first notebook. It talks over files instead of TCP
@@ -142,35 +106,46 @@ class Kernel:
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None):
+        super().__init__(kernel_name="python3")
         self.folder, self.environment = folder, environment or {}
-        self.manager: _Manager | None = None
+        self.clients: list[Any] = []
         self.busy, self.closed = threading.Lock(), False
+        self.private = Path(tempfile.mkdtemp(prefix="clad-"))
+        if os.name != "nt" and len(os.fsencode(self.private)) <= LONGEST:
+            self.transport, self.ip = "ipc", str(self.private / "k")
 
-    def ready(self, *, fresh: bool) -> _Manager:
-        """The manager of the kernel; `fresh` forgets variables and widgets, imports stay."""
-        if self.closed:
-            raise InterruptedError("the kernel was closed")
-        if self.manager is None:
-            self.manager = _Manager(self.folder, self.environment)
-        elif fresh:
-            client = self.manager.client()
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
+        """Start the process in its folder and environment, with its error stream in a file."""
+        self.context = type(self.context)()  # a process that ended has taken the former along
+        options["cwd"] = str(self.folder)
+        options["env"] = ENVIRONMENT | dict(os.environ) | dict(self.environment)
+        with (self.private / "stderr").open("wb") as stream:
+            await super().start_kernel(**options, stderr=stream)
+
+    def client(self, **options: Any) -> Any:
+        """A client, which is remembered: papermill leaves its channels open."""
+        self.clients.append(super().client(**options))
+        return self.clients[-1]
+
+    def forget(self) -> None:
+        """Forget variables and widgets; imports stay."""
+        if self.has_kernel:
+            client = self.client()
             client.start_channels()
             run_sync(client.wait_for_ready)(timeout=60)
             run_sync(client.execute_interactive)(FRESH, store_history=False, allow_stdin=False)
-        self.manager.stop_clients()
-        return self.manager
+
+    def hang_up(self) -> None:
+        """Close the channels of all clients."""
+        while self.clients:
+            self.clients.pop().stop_channels()
 
     def kill(self) -> str:
         """End the process, and return the last line that it wrote to its error stream."""
-        manager, self.manager = self.manager, None
-        if manager is None:
-            return ""
-        if manager.has_kernel:
-            run_sync(manager.shutdown_kernel)(now=True)
-        manager.stop_clients()
-        said = (manager.private / "stderr").read_text(encoding="utf-8", errors="replace")
-        shutil.rmtree(manager.private, ignore_errors=True)
-        return said.strip().rpartition("\n")[2]
+        if self.has_kernel:
+            run_sync(self.shutdown_kernel)(now=True)
+        said = b"".join(path.read_bytes() for path in self.private.glob("stderr"))
+        return said.decode("utf-8", "replace").strip().rpartition("\n")[2]
 
     def close(self) -> None:
         """Interrupt what runs until it has removed its drafts, then end the process.
@@ -179,12 +154,13 @@ class Kernel:
         """
         self.closed = True
         for _ in range(INTERRUPTS):
-            if self.manager is not None and self.manager.has_kernel:
-                run_sync(self.manager.interrupt_kernel)()
+            if self.has_kernel:
+                run_sync(self.interrupt_kernel)()
             if self.busy.acquire(timeout=2):
                 self.busy.release()
                 break
         self.kill()
+        shutil.rmtree(self.private, ignore_errors=True)
 
 
 def execute(
@@ -203,11 +179,14 @@ def execute(
     from nbclient.exceptions import CellControlSignal
     from papermill.exceptions import PapermillExecutionError
 
-    check_parameters(source, parameters)
     for last in (False, True):
         try:
             with kernel.busy:
-                _papermill(source, target, parameters, km=kernel.ready(fresh=fresh))
+                if kernel.closed:
+                    raise InterruptedError("the kernel was closed")
+                if fresh:
+                    kernel.forget()
+                _papermill(source, target, parameters, km=kernel)
             return
         except PapermillExecutionError as error:
             name = "KeyboardInterrupt" if kernel.closed else error.ename  # which may have got lost
@@ -218,18 +197,22 @@ def execute(
             said = kernel.kill()
             if last:
                 raise NotebookError(f"{source.name}: {reason}; it said: {said}") from error
+        finally:
+            kernel.hang_up()
 
 
 def _papermill(
     source: Path, target: Path | None, parameters: Mapping[str, Any], **more: Any
 ) -> Any:
+    """What papermill gives; NotebookError for a parameter that its cell does not assign."""
     import papermill
 
+    # papermill takes a path for a format string
+    paths = [path and str(path).replace("{", "{{").replace("}", "}}") for path in (source, target)]
+    known = papermill.inspect_notebook(paths[0])
+    for name in parameters:
+        if name not in known:
+            raise NotebookError(f"{source.name}: {unknown('parameter', name, known)}")
     more |= dict(parameters=dict(parameters), progress_bar=False, coalesce_streams=True)
     more["store_widget_state"] = False  # each live figure would bring 5 MB of plotly's script
-    return papermill.execute_notebook(_literal(source), target and _literal(target), **more)
-
-
-def _literal(path: Path) -> str:
-    """A path in which papermill, which takes it for a format string, finds nothing to replace."""
-    return str(path).replace("{", "{{").replace("}", "}}")
+    return papermill.execute_notebook(*paths, **more)

@@ -1,18 +1,18 @@
-"""Finished runs as one table, open to SQL; the committed measurements; the paper's."""
+"""What lies under a runs folder; its results as a table, open to SQL; the published ones."""
 
-from __future__ import annotations
-
-import json
 import re
-from collections.abc import Sequence
+from collections import ChainMap
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 
 from clad_lib.config import Config, make_config
-from clad_lib.study.store import RECORD
+from clad_lib.study.stages import Places, rows
+from clad_lib.study.store import RECORD, project_folder, read_json
 
 KEY = ("dataset", "scenario", "method", "profile", "settings", "protocol", "seed")  # one run
 MEASURED: tuple[str, ...] = ("auroc", "auroc_low", "auroc_high", "unit", "auroc_without_copies")
@@ -28,43 +28,30 @@ def collect(runs: str | Path) -> pd.DataFrame:
     Where several folders hold the same run, as after a change of a row's version, the one written
     last counts. A folder that cannot be read is left out. Empty when there is none.
     """
-    paths = sorted(Path(runs).glob("*/*/*/seed*/metrics.json"), key=_written)
-    found = [each for each in map(_one_run, paths) if each]
-    frame = pd.DataFrame(found, columns=list(COLUMNS))
-    return frame.drop_duplicates(list(KEY), keep="last").sort_values("folder", ignore_index=True)
+    found = [each for each in map(_one_run, Path(runs).glob("*/*/*/seed*")) if each]
+    frame = pd.DataFrame(found, columns=[*COLUMNS, "written"]).sort_values("written")
+    frame = frame.drop_duplicates(list(KEY), keep="last").sort_values("folder", ignore_index=True)
+    return frame.drop(columns="written")
 
 
 def collect_some(runs: str | Path) -> pd.DataFrame:
     """`collect`; ValueError says how to start where there is no finished run."""
-    frame = collect(runs)
-    if frame.empty:
-        raise ValueError(
-            f"no finished run in {runs}: `clad study` makes one, or name a folder with --runs"
-        )
-    return frame
+    if len(frame := collect(runs)):
+        return frame
+    cure = "`clad study` makes one, or name a folder with --runs"
+    raise ValueError(f"no finished run in {runs}: {cure}")
 
 
-def _written(path: Path) -> float:
+def _one_run(folder: Path) -> dict[str, Any] | None:
     try:
-        return path.with_name(RECORD).stat().st_mtime
-    except OSError:
-        return 0.0  # a folder that another process is just replacing
-
-
-def _one_run(path: Path) -> dict[str, Any] | None:
-    try:
-        measured = json.loads(path.read_text(encoding="utf-8"))
-        record = json.loads(path.with_name(RECORD).read_text(encoding="utf-8"))
-        config, machine = record["config"], record["machine"]
-        known = {name: config[name] for name in ("dataset", "scenario", "profile", "seed")}
-        known |= {"method": record["stage"], "settings": _settings(record)}
-        known |= {"machine": f"{machine['cpu']}, {machine['cores']} cores, GPU {machine['gpu']}"}
+        measured, record = read_json(folder / "metrics.json"), read_json(folder / RECORD)
+        own = {"method": record["stage"], "settings": _settings(record), "folder": str(folder)}
+        own["machine"] = "{cpu}, {cores} cores, GPU {gpu}".format(**record["machine"])
+        own["written"] = (folder / RECORD).stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # another program's file, or a folder that another process is just replacing
-    measured |= {name: measured.get("threshold", {}).get(name) for name in ("alpha", "guarantee")}
-    measured["false_alarm_rate"] = (measured.get("confusion") or {}).get("false_alarm_rate")
-    known |= {name: measured.get("images", {}).get(name) for name in ("train", "test")}
-    return record | measured | known | {"folder": str(path.parent)}
+        return None  # a stage, or a folder that another process is just replacing
+    inner = [measured.get(name) or {} for name in ("threshold", "images", "confusion")]
+    return dict(ChainMap(own, record, record["config"], measured, *inner))
 
 
 def _settings(record: dict[str, Any]) -> str:
@@ -82,14 +69,41 @@ def plain_config(dataset: str, scenario: str, profile: str) -> Config:
     return make_config(dataset, scenario, profile=profile)
 
 
+def contents(root: Path) -> pd.DataFrame:
+    """One row an artefact: dataset, scenario, name, seed, megabytes, stale, folder.
+
+    `stale` marks what no current row can find, since its hash, version or settings have changed,
+    or because it was never finished.
+    """
+    found = []
+    for folder in sorted(root.glob("*/*/*/seed*")):
+        dataset, scenario, name, seed = folder.relative_to(root).parts
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+        known = (dataset, scenario, name.rpartition("-")[0], seed.removeprefix("seed"))
+        if not name.startswith("study-"):
+            found.append((*known, round(size, 2), _is_stale(root, folder), folder))
+    names = ["dataset", "scenario", "name", "seed", "megabytes", "stale", "folder"]
+    return pd.DataFrame(found, columns=names)
+
+
+def _is_stale(root: Path, folder: Path) -> bool:
+    try:
+        record = read_json(folder / RECORD)
+        stage, known = record["stage"], {each.name for each in fields(Config)}
+        config = Config(**{name: v for name, v in record["config"].items() if name in known})
+        if stage in rows():
+            return Places(root, config, record["data"]).path(stage) != folder
+        return bool(record["settings"])  # without any they are one's own: `clad results --add`
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
 def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
     """DuckDB's answer to a question about two views: `results`, and `scores`, one row an image.
 
     `scores` has the columns SCORES; DuckDB reads its Parquet files itself, and only for SQL that
     names it. Raises ValueError for wrong SQL, with the columns of both views.
     """
-    import duckdb
-
     connection = duckdb.connect()
     connection.register("results", frame)
     try:
@@ -98,39 +112,31 @@ def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
         return connection.execute(sql).df()
     except duckdb.Error as error:
         views = f"results({', '.join(frame.columns)}) and scores({', '.join(SCORES)})"
-        raise ValueError(
-            f"SQL failed ({str(error).splitlines()[0]}): the views are {views}"
-        ) from error
+        first = str(error).partition("\n")[0]
+        raise ValueError(f"SQL failed ({first}): the views are {views}") from error
 
 
 def _create_scores(connection: Any, frame: pd.DataFrame) -> None:
-    files = [f"{folder}/scores.parquet" for folder in frame.folder.dropna()]
-    literal = [re.sub(r"([\[*?])", r"[\1]", file) for file in files if Path(file).is_file()]
+    paths = [Path(folder, "scores.parquet") for folder in frame.folder.dropna()]
+    literal = [re.sub(r"([\[*?])", r"[\1]", str(path)) for path in paths if path.is_file()]
     if not literal:
         raise ValueError("no scores are kept here: the view `scores` needs runs under --runs")
     connection.read_parquet(literal, filename=True, union_by_name=True).create_view("score_files")
     connection.execute(
         f"CREATE VIEW scores AS SELECT {', '.join(SCORES)} FROM score_files "
-        "JOIN results ON score_files.filename = results.folder || '/scores.parquet'"
+        "JOIN results ON parse_path(score_files.filename)[:-2] = parse_path(results.folder)"
     )
-
-
-def project_file(name: str) -> Path:
-    """A file of results/: in the installed package, or in the checkout beside it."""
-    package = Path(__file__).resolve().parents[1]
-    places: Sequence[Path] = (package / "results", package.parent / "results")
-    return next((place / name for place in places if (place / name).is_file()), places[1] / name)
 
 
 def committed(name: str = "measured.csv") -> pd.DataFrame:
     """The measurements that come with the project: measured.csv or comparisons.csv."""
-    table = pd.read_csv(project_file(name), dtype={"scenario": str, "settings": str})
-    return table.fillna({"settings": ""})
+    path = project_folder("results") / name
+    return pd.read_csv(path, dtype={"scenario": str, "settings": str}).fillna({"settings": ""})
 
 
 @cache
 def paper_results() -> pd.DataFrame:
     """The paper's AUROC in [0, 1], tables 1 to 4: dataset, scenario, method, paper."""
-    table = pd.read_csv(project_file("paper.csv"), dtype={"normal": str})
+    table = pd.read_csv(project_folder("results") / "paper.csv", dtype={"normal": str})
     table = table.rename(columns={"normal": "scenario"}).assign(paper=table.auroc / 100)
     return table[["dataset", "scenario", "method", "paper"]]

@@ -4,25 +4,24 @@ To add a score or a method is one function and one row here, or a row of another
 entry point group `clad.methods` (a dict, name -> row). Nothing else lists them by hand.
 """
 
-from __future__ import annotations
-
-import hashlib
-import importlib
 import json
+import pkgutil
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial, reduce
 from importlib.metadata import entry_points
+from operator import or_
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clad_lib.config import Config, Protocol, unknown
-from clad_lib.study.store import RECORD, folder_name
+from clad_lib.study.store import RECORD, folder_name, short_hash
 
 MEASURED = ("flip_auroc", "best_f1", "hard_svdd")  # settings that change what is measured of scores
 TRAINS_CLASSIFIER: tuple[str, ...] = ("stem", "clf_epochs", "clf_lr", "clf_batch", "clf_schedule")
 TRAINS_CLASSIFIER += ("min_steps", "hidden_statistics")
 ONE_PASS = ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM")
-ONE, LATENT, CONTROL, BEYOND = "one boundary", "latent classes", "controls", "beyond the paper"
+BLOCKS = ("one boundary", "latent classes", "controls", "beyond the paper")  # of the tables
+ONE, LATENT, CONTROL, BEYOND = BLOCKS
 
 
 class Row(NamedTuple):
@@ -48,29 +47,15 @@ class Row(NamedTuple):
     in_all: bool = True
 
 
-def _classifier_score(function: str, *needs: str, **more: Any) -> Row:
-    return Row(
-        f"clad_lib.clad.scores:{function}", needs, shown_in="05_odin_scoring", block=LATENT, **more
-    )
-
-
-def _one_boundary(function: str, paper: str, *reads: str, needs: tuple[str, ...] = ()) -> Row:
-    return Row(f"clad_lib.methods.{function}", needs, reads, paper=paper, block=ONE)
-
-
-def _control(function: str, *needs: str, **more: Any) -> Row:
-    return Row(f"clad_lib.methods.nearest:{function}", needs, block=CONTROL, **more)
-
-
-def _long(function: str, *reads: str) -> Row:
-    needs = ("rotation_network",)  # its training takes minutes: these run when they are named
-    return Row(f"clad_lib.methods.{function}", needs, reads, block=BEYOND, in_all=False)
-
-
-_TURNS = "clad_lib.methods.rotation:rotation_network"
-_VIEWS = ("rotation_views", "stem", "clf_batch", "clf_lr")
+_stage = partial(Row, shown_in="05_odin_scoring")
+_score = partial(Row, shown_in="05_odin_scoring", block=LATENT)
+_LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another package: when named
+_TURNED = ("rotation_network",)
+_OUTPUTS = ("clusters", "classifier", "outputs")
 _PATCHES = ("patch_features", "patch_images", "clusters")
-_FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER)
+_WEIGHTED = (*_PATCHES, "rotation_weight")
+_FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER, "odin_factor")
+_DEEP = ("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective")
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
 _AUTOENCODER: tuple[str, ...] = ("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule")
 _AUTOENCODER += ("ae_batch", "min_steps", "noisy_latents", "hidden_statistics")
@@ -98,72 +83,65 @@ _OWN: dict[str, Row] = {
         TRAINS_CLASSIFIER,
         shown_in="04_classifier",
     ),
-    "outputs": Row(
-        "clad_lib.clad.scores:part_outputs", ("classifier",), shown_in="05_odin_scoring"
+    "outputs": _stage("clad_lib.clad.scores:part_outputs", ("classifier",)),
+    "odin_grid": _stage("clad_lib.clad.scores:odin_grid_of", ("classifier",), ("odin_factor",)),
+    "simulations": _stage("clad_lib.methods.selected:simulations", ("clusters",), _FOLDS),
+    "ODIN": _score("clad_lib.clad.scores:odin_scores", ("classifier",), _ODIN, paper="CLAD"),
+    "MSP": _score("clad_lib.clad.scores:msp_scores", _OUTPUTS),
+    "MaxLogit": _score("clad_lib.clad.scores:max_logit_scores", _OUTPUTS),
+    "Energy": _score("clad_lib.clad.scores:energy_scores", _OUTPUTS),
+    "KNN": _score("clad_lib.clad.scores:knn_scores", _OUTPUTS),
+    "Mahalanobis": _score("clad_lib.clad.scores:mahalanobis_scores", _OUTPUTS),
+    "RelativeMahalanobis": _score("clad_lib.clad.scores:relative_mahalanobis_scores", _OUTPUTS),
+    "ViM": _score("clad_lib.clad.scores:vim_scores", _OUTPUTS),
+    "RankAverage": _score("clad_lib.clad.scores:rank_average_scores", ONE_PASS),
+    "Selected": _score(
+        "clad_lib.methods.selected:selected", ("simulations", "classifier", *ONE_PASS), _ODIN
     ),
-    "odin_grid": Row(
-        "clad_lib.clad.scores:odin_grid_of",
-        ("classifier",),
-        ("odin_factor",),
-        shown_in="05_odin_scoring",
-    ),
-    "simulations": Row(
-        "clad_lib.methods.selected:simulations",
-        ("clusters",),
-        (*_FOLDS, "odin_factor"),
-        shown_in="05_odin_scoring",
-    ),
-    "ODIN": _classifier_score("odin_scores", "classifier", reads=_ODIN, paper="CLAD"),
-    "MSP": _classifier_score("msp_scores", "outputs"),
-    "MaxLogit": _classifier_score("max_logit_scores", "outputs"),
-    "Energy": _classifier_score("energy_scores", "outputs"),
-    "KNN": _classifier_score("knn_scores", "outputs"),
-    "Mahalanobis": _classifier_score("mahalanobis_scores", "clusters", "outputs"),
-    "RelativeMahalanobis": _classifier_score("relative_mahalanobis_scores", "clusters", "outputs"),
-    "ViM": _classifier_score("vim_scores", "classifier", "outputs"),
-    "RankAverage": _classifier_score("rank_average_scores", *ONE_PASS),
-    "Selected": Row(
-        "clad_lib.methods.selected:selected",
-        ("simulations", "classifier", *ONE_PASS),
-        _ODIN,
-        shown_in="05_odin_scoring",
-        block=LATENT,
-    ),
-    "Oracle": Row(
+    "Oracle": _score(
         "clad_lib.methods.selected:oracle",
         ("classifier", *ONE_PASS),
         ("odin_factor",),
-        shown_in="05_odin_scoring",
         protocol="oracle",
-        block=LATENT,
     ),
-    "OCSVM": _one_boundary("kernel:ocsvm", "OCSVM", "nu"),
-    "OCNN": _one_boundary("neural:ocnn", "OCNN", "nu", "ocnn_epochs", needs=("autoencoder",)),
-    "OCCNN": _one_boundary("neural:occnn", "OCCNN", "occnn_steps", needs=("autoencoder",)),
-    "SVDD": _one_boundary("kernel:svdd", "SVDD", "nu"),
-    "DeepSVDD": _one_boundary(
-        "deep_svdd:deep_svdd",
-        "DeepSVDD",
-        *("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective"),
+    "OCSVM": Row("clad_lib.methods.kernel:ocsvm", (), ("nu",), paper="OCSVM", block=ONE),
+    "OCNN": Row(
+        "clad_lib.methods.neural:ocnn",
+        ("autoencoder",),
+        ("nu", "ocnn_epochs"),
+        paper="OCNN",
+        block=ONE,
     ),
-    "NearestImage": _control("nearest_image"),
-    "PixelLOF": _control("pixel_lof"),
-    "PNGBytes": _control("image_bytes"),
-    "FeatureNorm": _control("feature_norm", "autoencoder"),
+    "OCCNN": Row(
+        "clad_lib.methods.neural:occnn",
+        ("autoencoder",),
+        ("occnn_steps",),
+        paper="OCCNN",
+        block=ONE,
+    ),
+    "SVDD": Row("clad_lib.methods.kernel:svdd", (), ("nu",), paper="SVDD", block=ONE),
+    "DeepSVDD": Row("clad_lib.methods.deep_svdd:deep_svdd", (), _DEEP, paper="DeepSVDD", block=ONE),
+    "NearestImage": Row("clad_lib.methods.nearest:nearest_image", block=CONTROL),
+    "PixelLOF": Row("clad_lib.methods.nearest:pixel_lof", block=CONTROL),
+    "PNGBytes": Row("clad_lib.methods.nearest:image_bytes", block=CONTROL),
+    "FeatureNorm": Row("clad_lib.methods.nearest:feature_norm", ("autoencoder",), block=CONTROL),
     "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, block=BEYOND),
-    "rotation_network": Row(_TURNS, ("clusters",), _VIEWS, in_all=False),
-    "Rotation": _long("rotation:rotation"),
-    "Fused": _long("fused:fused", *_PATCHES),
+    "rotation_network": Row(
+        "clad_lib.methods.rotation:rotation_network",
+        reads=("rotation_views", "rotation_labels", "clusters"),
+        version=2,
+        in_all=False,
+    ),
+    "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, **_LONG),
+    "Fused": Row("clad_lib.methods.fused:fused", _TURNED, _WEIGHTED, version=2, **_LONG),
+    "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }
 
 
 @cache
 def rows() -> dict[str, Row]:
     """All rows: this package's, then those of other packages' `clad.methods` entry points."""
-    more: dict[str, Row] = {}
-    for point in entry_points(group="clad.methods"):
-        more |= point.load()
-    return _OWN | more
+    return reduce(or_, (point.load() for point in entry_points(group="clad.methods")), _OWN)
 
 
 def methods() -> tuple[str, ...]:
@@ -193,17 +171,19 @@ def row(name: str) -> Row:
 def function_of(name: str) -> Callable[..., Any]:
     """The function of a row, imported now."""
     function = row(name).function
-    if isinstance(function, str):
-        module, _, attribute = function.partition(":")
-        return getattr(importlib.import_module(module), attribute)
-    return function
+    return pkgutil.resolve_name(function) if isinstance(function, str) else function
+
+
+def before(name: str) -> tuple[str, ...]:
+    """What a row needs and, of a method, the copies among the images, which its metrics read."""
+    return (*row(name).needs, *(("copies",) if row(name).block else ()))
 
 
 def needed(names: Iterable[str]) -> list[str]:
     """The rows and all that they need, each once and after what it needs."""
     found: dict[str, None] = {}
     for name in names:
-        found |= dict.fromkeys([*needed(row(name).needs), name])
+        found |= dict.fromkeys([*needed(before(name)), name])
     return list(found)
 
 
@@ -242,8 +222,3 @@ class Places(NamedTuple):
     def has(self, name: str) -> bool:
         """Whether the artefact was finished with these settings on these images."""
         return (self.path(name) / RECORD).is_file()
-
-
-def short_hash(text: str) -> str:
-    """Ten hexadecimal digits that stand for a text."""
-    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()

@@ -1,7 +1,5 @@
 """Tables over many runs: means over seeds with intervals, paired tests, ranks, figure 3."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -11,10 +9,12 @@ from scipy import stats
 
 from clad_lib.config import datasets
 from clad_lib.judge import metrics
+from clad_lib.study.measure import compare
 from clad_lib.study.results import paper_results, plain_config
 from clad_lib.study.stages import rows
 
-GROUP = ["dataset", "scenario", "profile", "settings"]  # methods are compared within one of these
+PLACE = ["dataset", "scenario"]
+GROUP = [*PLACE, "profile", "settings"]  # methods are compared within one of these
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -26,52 +26,36 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     t of S - 1 degrees, without the second term for one seed; paper, the published value; ahead,
     whether low lies above it; rank among the methods that used no test label; seconds.
     """
-    keys = [*GROUP, "method", "protocol"]
-    known = frame[frame.auroc.notna()].assign(settings=frame.settings.fillna(""))
-    known = known.assign(image=(known.auroc_high - known.auroc_low) / (2 * 1.96))
-    table = known.groupby(keys, sort=False).agg(
-        seeds=("seed", "nunique"),
-        auroc=("auroc", "mean"),
-        spread=("auroc", "std"),
-        image=("image", lambda each: np.sqrt((each**2).mean())),
-        fpr95=("fpr95", "mean"),
-        seconds=("seconds", "mean"),
-    )
-    table = table.reset_index()
+    known = frame[frame.auroc.notna()].fillna({"settings": ""})
+    known = known.assign(image=((known.auroc_high - known.auroc_low) / (2 * 1.96)) ** 2)
+    groups = known.groupby([*GROUP, "method", "protocol"], sort=False)
+    measured = groups[["auroc", "image", "fpr95", "seconds"]].mean()
+    table = measured.assign(seeds=groups.seed.nunique(), spread=groups.auroc.std()).reset_index()
     student = stats.t.ppf(0.975, np.maximum(table.seeds - 1, 1)) / np.sqrt(table.seeds)
-    half = np.hypot(1.96 * table.image, (student * table.spread).fillna(0))
-    table = table.assign(low=(table.auroc - half).clip(0), high=(table.auroc + half).clip(upper=1))
-    table["paper"] = _paper_of(table)
-    table["ahead"] = table.low > table.paper
-    clean = table[table.protocol == "clean"].auroc.round(9)
+    half = np.hypot(1.96 * np.sqrt(table.image), (student * table.spread).fillna(0))
+    published = {name: each.paper for name, each in rows().items() if each.paper}
+    named = table[PLACE].assign(method=table.method.replace(published))
+    clean = table.auroc.round(9).where(table.protocol == "clean")
     ranks = clean.groupby([table[key] for key in GROUP]).rank(ascending=False, method="min")
-    table["rank"] = ranks.reindex(table.index).astype("Int64")
-    order = {name: place for place, name in enumerate(scenario_order())}
-    place = [
-        order.get(pair, len(order)) for pair in zip(table.dataset, table.scenario, strict=True)
-    ]
-    table = table.assign(place=place).drop(columns="image")
-    return (
-        table.sort_values(["place", *GROUP, "auroc"], ascending=[True] * 5 + [False])
-        .drop(columns="place")
-        .reset_index(drop=True)
+    table = table.assign(
+        low=(table.auroc - half).clip(0),
+        high=(table.auroc + half).clip(upper=1),
+        paper=named.merge(paper_results(), how="left").paper.to_numpy(),
+        ahead=lambda found: found.low > found.paper,
+        rank=ranks.astype("Int64"),
+        place=[_order().get(pair, len(_order())) for pair in table[PLACE].itertuples(index=False)],
     )
+    columns = ["seeds", "auroc", "spread", "fpr95", "seconds", "low", "high", "paper", "ahead"]
+    table = table.sort_values(["place", *GROUP, "auroc"], ascending=[True] * 5 + [False])
+    return table[[*GROUP, "method", "protocol", *columns, "rank"]].reset_index(drop=True)
 
 
-def _paper_of(table: pd.DataFrame) -> np.ndarray:
-    names = {name: each.paper or name for name, each in rows().items()}
-    named = table[["dataset", "scenario"]].assign(
-        method=table.method.map(lambda m: names.get(m, m))
-    )
-    return named.merge(paper_results(), how="left").paper.to_numpy()
-
-
-def scenario_order() -> list[tuple[str, str]]:
-    """All named scenarios and single classes in the order of the tables."""
+def _order() -> dict[tuple[str, str], int]:
+    """The place of every named scenario and single class in the tables."""
     facts = datasets()
-    named = [(name, scenario) for name in facts for scenario in facts[name].get("scenarios", {})]
-    counts = [(name, str(label)) for name in facts for label in range(len(facts[name]["classes"]))]
-    return named + counts
+    found = [(name, scenario) for name in facts for scenario in facts[name].get("scenarios", {})]
+    found += [(name, str(label)) for name in facts for label in range(len(facts[name]["classes"]))]
+    return {pair: number for number, pair in enumerate(found)}
 
 
 def comparisons(frame: pd.DataFrame, *, resamples: int = 4000) -> pd.DataFrame:
@@ -82,43 +66,36 @@ def comparisons(frame: pd.DataFrame, *, resamples: int = 4000) -> pd.DataFrame:
     p is corrected by Holm's method for the number of rivals. Columns: GROUP, best, method, seeds,
     difference, low, high, p. Runs whose score files are gone are left out.
     """
-    clean = frame[(frame.protocol == "clean") & frame.auroc.notna() & frame.folder.notna()]
-    found = []
-    for group, runs in clean.groupby(GROUP, sort=False):
-        means = runs.groupby("method").auroc.mean().sort_values(ascending=False)
-        best, *rivals = means.index
-        pairs = [_compare(runs, str(best), str(rival), resamples) for rival in rivals]
-        kept = [(rival, *pair) for rival, pair in zip(rivals, pairs, strict=True) if pair]
-        corrected = metrics.holm([pair[-1] for pair in kept]).tolist() if kept else list[float]()
-        for (rival, seeds, difference, low, high, _), p in zip(kept, corrected, strict=True):
-            found.append((*group, best, rival, seeds, difference, low, high, float(p)))
+    files = [Path(str(folder), "scores.parquet") for folder in frame.folder]
+    there = pd.Series([path.is_file() for path in files], frame.index, dtype=bool)
     names = [*GROUP, "best", "method", "seeds", "difference", "low", "high", "p"]
-    return pd.DataFrame(found, columns=names)
+    found = [pd.DataFrame(columns=names)]
+    clean = frame[(frame.protocol == "clean") & frame.auroc.notna()].assign(there=there)
+    for group, runs in clean.groupby(GROUP, sort=False):
+        best, *rivals = runs.groupby("method").auroc.mean().sort_values(ascending=False).index
+        pairs = [(*group, best, rival, *_pair(runs, [best, rival], resamples)) for rival in rivals]
+        table = pd.DataFrame([pair for pair in pairs if len(pair) == len(names)], columns=names)
+        found.append(table.assign(p=metrics.holm(table.p) if len(table) else table.p))
+    return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
 
 
-def _compare(runs: pd.DataFrame, best: str, rival: str, resamples: int) -> tuple | None:
-    parts = [runs[runs.method == name].set_index("seed").sort_index() for name in (best, rival)]
-    shared = parts[0].index.intersection(parts[1].index)
+def _pair(runs: pd.DataFrame, methods: list[str], resamples: int) -> tuple:
+    """Seeds, difference, low, high and p of two methods; empty where they do not share images."""
+    kept = runs[runs.there].pivot(index="seed", columns="method", values="folder")
+    shared = kept.reindex(columns=methods).dropna().sort_index()
     shared = shared if len(shared) > 2 else shared[:1]
-    tables = [[_test_scores(folder) for folder in part.folder.loc[shared]] for part in parts]
-    flat = [table for each in tables for table in each if table is not None]
-    if not flat or len(flat) < 2 * len(shared) or len({len(table) for table in flat}) > 1:
-        return None
-    stacked = np.stack([table["score"].to_numpy() for table in flat])
-    one, other = stacked[: len(shared)], stacked[len(shared) :]
-    anomaly, track = flat[0]["anomaly"].to_numpy(), flat[0]["track"].to_numpy()
-    units = track if len(np.unique(track)) < len(track) else None
-    if units is not None and min(len(set(track[kind])) for kind in (anomaly, ~anomaly)) < 2:
-        return None
-    pair = metrics.paired_comparison(one, other, anomaly, resamples=resamples, seed=0, units=units)
-    return len(shared), pair.difference, pair.low, pair.high, pair.p_value
+    read = [[_test_scores(folder) for folder in shared[name]] for name in methods]
+    first = read[0][0] if len(shared) else pd.DataFrame()
+    if first.empty or any(len(each) != len(first) for tables in read for each in tables):
+        return ()
+    one, other = (np.stack([each.score.to_numpy() for each in tables]) for tables in read)
+    truth = first.anomaly.to_numpy(), first.track.to_numpy()
+    return (len(shared), *compare(one, other, *truth, resamples=resamples))
 
 
-def _test_scores(folder: str) -> pd.DataFrame | None:
-    path = Path(folder) / "scores.parquet"
-    if not path.is_file():
-        return None
-    table = pd.read_parquet(path, columns=["split", "index", "track", "anomaly", "score"])
+def _test_scores(folder: str) -> pd.DataFrame:
+    columns = ["split", "index", "track", "anomaly", "score"]
+    table = pd.read_parquet(Path(folder, "scores.parquet"), columns=columns)
     return table[table.split == "test"].sort_values("index")
 
 
@@ -127,8 +104,7 @@ def average_ranks(table: pd.DataFrame) -> pd.DataFrame:
     plain = table[table["rank"].notna() & (table.settings == "")]
     wide = plain.pivot_table(index=GROUP[:3], columns="method", values="auroc", aggfunc="first")
     ranks = wide.dropna().rank(axis=1, ascending=False).mean().sort_values()
-    found = {"method": ranks.index.to_numpy(), "rank": ranks.to_numpy()}
-    return pd.DataFrame(found | {"scenarios": len(wide.dropna())})
+    return ranks.rename("rank").reset_index().assign(scenarios=len(wide.dropna()))
 
 
 def sweep(frame: pd.DataFrame, dataset: str, setting: str, *, method: str = "ODIN") -> pd.DataFrame:
@@ -153,11 +129,8 @@ def cannot_be_told(table: pd.DataFrame, pairs: pd.DataFrame, level: float = 0.05
     `table` is `summary`'s for one profile, `pairs` is `comparisons`'. A rival without a comparison
     is not counted as equal.
     """
-    clean = table[table.protocol == "clean"]
-    best = clean.loc[clean.groupby(["dataset", "scenario"]).auroc.idxmax()]
-    found = set(zip(best.dataset, best.scenario, best.method, strict=True))
-    if len(pairs):
-        close = pairs[(pairs.p >= level) & (pairs.settings.fillna("") == "")]
-        close = close.merge(best, left_on=[*GROUP[:2], "best"], right_on=[*GROUP[:2], "method"])
-        found |= set(zip(close.dataset, close.scenario, close.method_x, strict=True))
-    return found
+    best = table[table["rank"] == 1].drop_duplicates(PLACE)
+    close = pairs[(pairs.p >= level) & (pairs.settings.fillna("") == "")]
+    close = close.merge(best[[*PLACE, "method"]].rename(columns={"method": "best"}))
+    found = pd.concat([best, close])
+    return set(found[[*PLACE, "method"]].itertuples(index=False, name=None))

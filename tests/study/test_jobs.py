@@ -39,8 +39,8 @@ def finish(places, name):
 
 
 def graph_of(places, wanted):
-    stems = sorted({stages.rows()[name].shown_in for name in needed(wanted)})
-    return {job.step: job for job in jobs._graph(places, wanted, stems)}
+    stems = sorted({stages.rows()[name].shown_in for name in needed(wanted) if name != "copies"})
+    return {job.step: job for job in jobs.graph(places, wanted, stems)}
 
 
 def test_the_jobs_are_the_rows_and_the_notebooks_that_show_them(places):
@@ -132,7 +132,7 @@ def test_a_studys_notebooks_are_executed_anew_and_side_by_side(places):
 def test_one_notebook_of_a_study_brings_what_it_shows_and_no_more(places):
     planned = jobs.plan_study(places, [Path("04_classifier.ipynb")], places.root / "here")
     assert {job.step for job in planned} == {
-        *("copies", "autoencoder", "clusters", "classifier", "04_classifier")
+        *("autoencoder", "clusters", "classifier", "04_classifier")
     }
 
 
@@ -281,7 +281,7 @@ from clad_lib.config import make_config
 from clad_lib.study import batch, jobs
 from clad_lib.study.stages import Places
 places = Places(Path("nowhere"), make_config("digits", "CUR"), "data")
-planned = list(jobs._graph(places, ("ODIN", "OCSVM"), ("05_odin_scoring",)))
+planned = list(jobs.graph(places, ("ODIN", "OCSVM"), ("05_odin_scoring",)))
 assert not any(map(jobs.is_done, planned))
 print([name for name in ("torch", "papermill", "plotly", "sklearn") if name in sys.modules])
 """
@@ -320,7 +320,7 @@ def test_a_real_batch_makes_rows_and_executes_notebooks(tmp_path, monkeypatch):
     wanted = ("PNGBytes", "NearestImage")
     planned = jobs.plan([SMOKE], wanted, runs)
     said = []
-    options = dict(workers=1, device="cpu", progress=False, say=said.append)
+    options = dict(workers=1, device="cpu", say=said.append)
     report = batch.run_batch(planned, name="real", **options)
     assert report.count("done") == len(planned) == len(said) == 4, said
     aurocs = {}
@@ -343,7 +343,7 @@ def test_a_failing_row_leaves_its_traceback(tmp_path):
     config = make_config("digits", "CUR", profile="smoke", clusters=4, max_train=1)
     planned = jobs.plan([config], ("PixelLOF",), tmp_path)
     rows_only = [job for job in planned if job.shows is None]
-    report = batch.run_batch(rows_only, name="s", workers=1, device="cpu", progress=False)
+    report = batch.run_batch(rows_only, name="s", workers=1, device="cpu")
     kept = [path.read_text(encoding="utf-8") for path in (tmp_path / "failures").rglob("*.ipynb")]
     assert report.count("done") < len(rows_only)
     assert len(kept) == report.count("failed", "refused") > 0

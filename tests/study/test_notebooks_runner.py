@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from clad_lib.config import make_config
-from clad_lib.study import notebooks
+from clad_lib.study import notebooks, store
 from clad_lib.study.notebooks import Kernel, NotebookError, execute
 from clad_lib.study.store import StoreError
 
@@ -25,7 +25,7 @@ def kernel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kernel")
     shared = Kernel(folder)
     yield shared
-    private = shared.manager.private
+    private = shared.private
     shared.close()
     assert not private.exists()
 
@@ -49,7 +49,7 @@ def folder(tmp_path, monkeypatch):
     for name in (*NAMES, "dashboard"):
         notebook(home / f"{name}.ipynb", "seed = 0", f"print('{name}')")
     fake = home.parent / "study" / "notebooks.py"
-    monkeypatch.setattr(notebooks, "__file__", str(fake))
+    monkeypatch.setattr(store, "__file__", str(fake))
     return home
 
 
@@ -69,10 +69,10 @@ def test_the_folder_is_the_packages_whatever_the_working_directory_holds(
     notebook(beside / "01_scenarios.ipynb", "x = 1")
     (tmp_path / "checkout" / "clad_lib").mkdir()
     monkeypatch.setattr(
-        notebooks, "__file__", str(tmp_path / "checkout" / "clad_lib" / "study" / "n.py")
+        store, "__file__", str(tmp_path / "checkout" / "clad_lib" / "study" / "n.py")
     )
     assert notebooks.notebook_folder() == beside
-    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "none" / "study" / "n.py"))
+    monkeypatch.setattr(store, "__file__", str(tmp_path / "none" / "study" / "n.py"))
     with pytest.raises(NotebookError, match="install clad-lib again"):
         notebooks.notebook_folder()
 
@@ -188,16 +188,16 @@ def test_a_notebook_is_executed_in_its_folder_and_environment_ours_is_left_alone
 def test_a_kernel_is_as_good_as_new_for_each_notebook(tmp_path, kernel):
     path = notebook(tmp_path / "n.ipynb", "seed = 0", "import sys; kept = 1; sys.marked = 5")
     execute(path, tmp_path / "one.ipynb", {}, kernel)
-    process = kernel.manager.provisioner.pid
+    process = kernel.provisioner.pid
     path = notebook(
         tmp_path / "m.ipynb", "seed = 0", "import sys; print('kept' in dir(), sys.marked)"
     )
     execute(path, tmp_path / "two.ipynb", {}, kernel)
     assert texts(tmp_path / "two.ipynb").split() == ["False", "5"]
-    assert kernel.manager.provisioner.pid == process  # so that imports are paid for once
+    assert kernel.provisioner.pid == process  # so that imports are paid for once
     counts = [cell.execution_count for cell in nbformat.read(tmp_path / "two.ipynb", 4).cells]
     assert counts == [1, 2]
-    assert len(kernel.manager.clients) == 1  # channels of earlier notebooks are closed
+    assert len(kernel.clients) == 0  # channels of earlier notebooks are closed
 
 
 def test_a_cell_that_raises_is_named_and_the_rest_is_kept(tmp_path, kernel):
@@ -270,7 +270,7 @@ def test_a_temporary_folder_with_a_long_name_does_not_stop_a_kernel(tmp_path, mo
         path = notebook(tmp_path / "n.ipynb", "seed = 0", "print('ran')")
         execute(path, tmp_path / "out.ipynb", {}, own)
         assert texts(tmp_path / "out.ipynb").split() == ["ran"]
-        assert own.manager.transport == "tcp"
+        assert own.transport == "tcp"
     finally:
         own.close()
 
@@ -278,7 +278,7 @@ def test_a_temporary_folder_with_a_long_name_does_not_stop_a_kernel(tmp_path, mo
 @pytest.mark.skipif(os.name == "nt", reason="TCP is used there")
 def test_sockets_of_the_longest_folder_still_fit(tmp_path, kernel):
     execute(notebook(tmp_path / "n.ipynb", "seed = 0"), tmp_path / "out.ipynb", {}, kernel)
-    manager = kernel.manager
+    manager = kernel
     assert manager.transport == "ipc"
     assert list(manager.private.glob("k-*"))
     name = len(f"{manager.ip}-99") - len(str(manager.private))

@@ -1,0 +1,160 @@
+"""Finding or making artefacts; and that a score, a baseline and a data set are one place each."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clad_lib import make_config, open_study
+from clad_lib.study import stages
+from clad_lib.study.engine import ReuseWarning
+from clad_lib.study.store import StoreError
+
+PLUGIN = '''
+"""Another package: one score of the classifier, one method of the pixels, a row each."""
+
+from clad_lib.clad.scores import PartOutputs, Scored
+from clad_lib.methods.scorers import FittedScorer
+from clad_lib.study.stages import Row
+
+
+def margin(split, settings, outputs: PartOutputs) -> Scored:
+    parts = [-part.logits.topk(2).values.diff().abs().squeeze(1) for part in outputs]
+    return Scored(parts[1].double().numpy(), parts[2].double().numpy())
+
+
+def brightness(split, settings) -> FittedScorer:
+    mean = split.train.float().mean() + settings.nu
+    shape = tuple(split.train.shape[1:])
+    return FittedScorer(lambda images: (images.float().mean((1, 2, 3)) - mean).abs(), shape)
+
+
+ROWS = {
+    "Margin": Row(margin, ("outputs",), shown_in="05_odin_scoring", block="latent classes"),
+    "Brightness": Row("toy_plugin:brightness", reads=("nu",), block="controls"),
+}
+'''
+TOYS = """[toys]
+title = "Toys"
+channels = 1
+size = 16
+mirror = false
+turnable = false
+classes = ["dark", "grey", "bright"]
+settings = { clusters = 2, latent = 4 }
+
+[toys.scenarios.DULL]
+title = "dull toys"
+normal = [0, 1]
+"""
+
+
+def write_toys(path, each, seed):
+    """`each` pictures of each class, whose brightness tells it, in the Hugging Face layout."""
+    random = np.random.default_rng(seed)
+    cells, labels = [], np.repeat([0, 1, 2], each).tolist()
+    for label in labels:
+        picture = random.integers(0, 40, (16, 16), dtype=np.uint8) + np.uint8(90 * label)
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "png")
+        cells.append({"bytes": stream.getvalue(), "path": None})
+    pd.DataFrame({"image": cells, "label": labels}).to_parquet(path)
+
+
+def test_a_score_a_baseline_and_a_data_set_are_one_place_each(tmp_path):
+    """What is added stands in the help, the jobs, an executed run, the table and the results."""
+    data, site = tmp_path / "data", tmp_path / "site"
+    (site / "toy-1.0.dist-info").mkdir(parents=True)
+    (site / "toy-1.0.dist-info" / "METADATA").write_text("Name: toy\nVersion: 1.0\n", "utf-8")
+    entry = "[clad.methods]\ntoy = toy_plugin:ROWS\n"
+    (site / "toy-1.0.dist-info" / "entry_points.txt").write_text(entry, "utf-8")
+    (site / "toy_plugin.py").write_text(PLUGIN, encoding="utf-8")
+    data.mkdir()
+    (data / "datasets.toml").write_text(TOYS, encoding="utf-8")
+    write_toys(data / "toys-train.parquet", 60, seed=0)
+    write_toys(data / "toys-test.parquet", 20, seed=1)
+    paths = os.pathsep.join([str(site), *sys.path])
+    environment = os.environ | {"CLAD_DATA": str(data), "PYTHONPATH": paths, "COLUMNS": "200"}
+
+    def clad(*words):
+        line = [sys.executable, "-m", "clad_lib", *map(str, words)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    told = clad("run", "--help")
+    assert all(name in told for name in ("toys", "Margin", "Brightness"))
+    study = tmp_path / "toys.toml"
+    study.write_text(
+        'profile = "smoke"\nmethods = ["Margin", "Brightness"]\n[scenarios]\ntoys = ["DULL"]\n'
+        "[overrides]\ncalibration = 0.3\n",
+        encoding="utf-8",
+    )
+    runs = tmp_path / "runs"
+    planned = clad("batch", study, "--dry-run", "--runs", runs, "--workers", "1")
+    for step in ("classifier", "outputs", "Margin", "Brightness", "05_odin_scoring"):
+        assert f"toys DULL seed 0: {step}\n" in planned
+    common = ("--dataset", "toys", "--scenario", "DULL", "--profile", "smoke", "--runs", runs)
+    more = ("--methods", "Margin,Brightness", "--set", "calibration=0.3")
+    table = clad("run", *common, *more)
+    assert "toys DULL (dull toys)" in table
+    lines = [line.split()[0] for line in table.splitlines() if line]
+    assert lines.index("latent") < lines.index("Margin") < lines.index("Brightness")
+    asked = clad("results", "SELECT method, auroc FROM results", "--runs", runs, "--format", "csv")
+    found = dict(line.split(",") for line in asked.splitlines()[1:])
+    assert set(found) == {"Margin", "Brightness"}
+    assert float(found["Brightness"]) > 0.9  # 90 grey levels between the classes
+
+
+@pytest.fixture
+def study(tmp_path):
+    config = make_config("digits", "CUR", profile="smoke")
+    return open_study(config, runs=tmp_path / "runs", device="cpu", progress=False)
+
+
+def test_what_was_made_is_found_and_what_was_damaged_is_named(study):
+    with pytest.raises(StoreError, match="run notebook 06_baselines first"):
+        study.find("PNGBytes")
+    made = study["PNGBytes"]
+    folder = study.path("PNGBytes")
+    record = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (record["stage"], record["protocol"], record["threads"]) == ("PNGBytes", "clean", 1)
+    written = (folder / "scores.parquet").stat().st_mtime_ns
+    again = study.with_settings(temperature=2)["PNGBytes"]  # it reads no temperature
+    np.testing.assert_array_equal(again.test, made.test)
+    assert (folder / "scores.parquet").stat().st_mtime_ns == written
+    (folder / "metrics.json").write_text("{", encoding="utf-8")
+    fresh = study.with_settings()
+    fresh._loaded.clear()
+    with pytest.raises(StoreError, match=r"cannot be read .*remove it and run again"):
+        fresh.find("PNGBytes")
+
+
+def test_an_artefact_of_other_conditions_is_used_with_a_warning(study):
+    assert study["copies"].train_exact == 0
+    path = study.path("copies") / "config.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(record | {"threads": 7}), encoding="utf-8")
+    study._loaded.clear()
+    with pytest.warns(ReuseWarning, match="copies was made with threads 7"):
+        study.find("copies")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study.find("copies")  # once is enough
+
+
+def test_what_a_row_may_read_is_what_it_names(study, monkeypatch):
+    def greedy(split, settings):
+        return settings.temperature
+
+    known = stages.rows() | {"Greedy": stages.Row(greedy, block="controls")}
+    monkeypatch.setattr(stages, "rows", lambda: known)
+    with pytest.raises(AttributeError, match="'temperature' is read but not declared"):
+        study.fit("Greedy")
