@@ -4,7 +4,6 @@ the hardest images of each anomaly class. What moves plays, and can be scrubbed,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,11 +84,12 @@ def dec_by_epoch(
     cross = {"symbol": "x", "size": 13, "color": "white", "line": {"color": theme.INK, "width": 2}}
     ring = {"symbol": "circle-open", "size": 18, "color": theme.INK, "line": {"width": 3}}
     right: dict[str, Any] = dict(x=[*map(str, range(soft.shape[2]))], xaxis="x2", yaxis="y2")
-    bars = [{"color": k.colour, "pattern": {"shape": k.pattern}} for k in theme.KINDS.values()]
+    bars = [{"color": theme.NORMAL}, {"color": theme.ANOMALOUS, "pattern": {"shape": "/"}}]
+    colours, symbols = (np.resize(each, soft.shape[2]) for each in (theme.PALETTE, theme.SYMBOLS))
     made = {}
     for epoch, (x, y) in enumerate(places):
-        looks = [theme.look(k) for k in soft[epoch].argmax(1)]
-        dots = {"color": [k.colour for k in looks], "symbol": [k.symbol for k in looks]}
+        groups = soft[epoch].argmax(1)
+        dots = {"color": colours[groups], "symbol": symbols[groups]}
         traces = [
             go.Scatter(x=x[:count], y=y[:count], marker=dots, showlegend=False, **marks),
             go.Scatter(x=x[count:], y=y[count:], marker=cross, name="centroid", **marks),
@@ -156,23 +156,16 @@ def odin_on_one_image(
 ) -> go.Figure:
     """What `odin_steps` gives: logits, softmax and rank of an image, a frame an epsilon."""
     made, panels = {}, dict[str, Any](facet_col="temperature", facet_row="what")
+    alt = f"Normals above: {theme.listed(above.iloc[:, [0, -1]].stack(), '.1%')}."
     for epsilon, part in outputs.groupby("epsilon"):
         told = (f"{name}<br>{v:.1%} of the normals above" for name, v in above[epsilon].items())
         shown = part.replace({"temperature": dict(zip(above.index, told, strict=True))})
         figure = px.bar(shown, x="cluster", y="value", template=theme.TEMPLATE, **panels)
-        figure.for_each_annotation(lambda head: head.update(text=head.text.partition("=")[2]))
+        theme.finish(figure, title=title, note=note, alt=alt, height=700, above=40)
         made[f"{epsilon:g}"] = figure.update_xaxes(dtick=1)
     still = [*made.values()][start].update_yaxes(matches=None)
     still.update_yaxes(title="share", range=[0, 1.02], row=1).update_yaxes(title="logit", row=2)
     still.update_yaxes(title="", col=2).update_yaxes(title="", col=3)
-    theme.finish(
-        still,
-        title=title,
-        note=note,
-        alt=f"Normals above: {theme.listed(above.iloc[:, [0, -1]].stack(), '.1%')}.",
-        height=700,
-        above=40,
-    )
     return played(made, setting="epsilon, pixels", start=start)
 
 
@@ -195,11 +188,12 @@ def boundaries_by_count(
             for name, side in sides.items()
         }
         figure = charts.boundary_panels(*points, coarse, title=title, note=note, **drawn)
-        made[str(count)] = figure.update_traces(name="normal", selector={"name": "latent class 0"})
+        figure.update_traces(name="normal", selector={"name": "latent class 0"})
+        made[str(count)] = figure.update_traces(hovertemplate=None, hoverinfo="skip")
     return played(made, setting="number of boundaries K")
 
 
-class HardestImages(ipw.VBox):
+class HardestImages(parts.Explorer):
     """AUROC by anomaly class and method; a cell opens the images that are hardest to find."""
 
     def __init__(self, study: Study, found: Mapping[str, Scores], table: pd.DataFrame):
@@ -212,19 +206,18 @@ class HardestImages(ipw.VBox):
         figure.update_yaxes(type="linear", tickvals=np.unique(row), ticktext=self.classes)
         marks: Any = dict(mode="markers", marker={"size": 26, "opacity": 0}, hoverinfo="none")
         figure.add_scatter(x=column, y=row, customdata=np.arange(len(row))[:, None], **marks)
-        plain = json.loads(figure.to_json())
-        frame = plain["layout"] | {"title": None, "margin": {"t": 20, "l": 90}}
-        self.figure = Figure(script=plotly_script(), acts=True, traces=plain["data"], frame=frame)
-        self.figure.alt = f"{figure.layout.meta['alt']} {HELP}"
-        super().__init__(parts.rows(ipw.HTML(f"<p>{HELP}</p>"), self.figure, self.panel))
-        self.add_class("clad").figure.on_msg(self._heard)
-        self.open(0)
+        self.figure = Figure(script=plotly_script(), acts=True)
+        alt = f"{theme.alt_text(figure)} {HELP}"
+        self.figure.draw(figure, alt, title=None, margin={"t": 20, "l": 90})
+        super().__init__(ipw.HTML(f"<p>{HELP}</p>"), self.figure, self.panel)
+        self.figure.on_msg(self._heard)
+        self.show(0)
 
     def _heard(self, _: Any, content: dict[str, Any], __: Any) -> None:
         if content["what"] == "open":
-            self.open(content["rows"][0])
+            self.show(content["rows"][0])
 
-    def open(self, cell: int) -> None:
+    def show(self, cell: int) -> None:
         """Show the hardest images of a cell; cells are numbered along the rows of the matrix."""
         row, column = divmod(cell, len(self.methods))
         name, method = self.classes[row], self.methods[column]
@@ -233,6 +226,7 @@ class HardestImages(ipw.VBox):
         rows = np.flatnonzero(answers.test_anomaly & hidden)
         rows = rows[np.argsort(scored.test[rows], kind="stable")[:HARDEST]]
         above = (scored.calibration > scored.test[rows, None]).mean(1)
-        strip = parts.strip(self.study.split.test[rows].numpy(), [*map(parts.per_cent, above)])
-        told = f"The hardest images of {name} for {method}, and how many calibration images score "
-        self.panel.value = f'<p role="status">{told}higher than each:</p>{strip}'
+        captions = [f"{parts.per_cent(share)} above" for share in above]
+        title = f"The hardest images of {name} for {method}; below, the calibration images above"
+        pictures = self.study.split.test[rows].numpy()
+        self.panel.value = parts.strip(pictures, captions, title=title)

@@ -19,7 +19,7 @@ from clad_lib.study.engine import Scores
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    config = make_config("digits", "MIX", profile="smoke", clusters=3)
+    config = make_config("digits", "MIX", profile="smoke", clusters=3, max_train=120, max_test=40)
     return open_study(config, runs=tmp_path_factory.mktemp("runs"), progress=False)
 
 
@@ -41,7 +41,7 @@ def test_frames_hold_what_moves_and_the_still_picture_is_the_one_asked_for():
     slider = moved.layout.sliders[0]
     assert slider.active == 1
     assert [step.label for step in slider.steps] == ["a", "b", "c"]
-    assert [step.args[0] for step in slider.steps] == [["a"], ["b"], ["c"]]
+    assert [step.args[0] for step in slider.steps] == [("a",), ("b",), ("c",)]
     assert [button.label for button in moved.layout.updatemenus[0].buttons] == ["Play", "Pause"]
 
 
@@ -147,7 +147,7 @@ def test_a_cell_opens_the_images_that_its_method_finds_least():
     shown = widget.panel.value
     assert "The hardest images of one for Bad" in shown
     captions = [part.partition("<")[0] for part in shown.split("<figcaption>")[1:]]
-    assert captions == ["100 %", "50 %", "25 %"]
+    assert captions == ["100 % above", "50 % above", "25 % above"]
     widget._heard(None, {"what": "show", "rows": [2]}, [])
     assert widget.panel.value == shown
     widget._heard(None, {"what": "open", "rows": [2]}, [])
