@@ -137,9 +137,9 @@ def renew(
         old = _found_again(places or detector.folders, detector.known[:, 0], how)
         parts = np.concatenate([old[:count], pixels[new]]), old[count:], old[:0]
         tracks = np.split(np.insert(detector.known[:, 1], count, units[new]), [len(parts[0])])
-        none, rows = units[:0], map(np.arange, map(len, parts))
-        fields: Any = *map(torch.from_numpy, parts), Answers(none, none, none, none)
-        detector.learn(Split(SCENARIO, *fields, ("normal",), *rows, *tracks, none))
+        fields: Any = *map(torch.from_numpy, parts), Answers(*[units[:0]] * 4), ("normal",)
+        fields += *map(np.arange, map(len, parts)), *tracks, units[:0]
+        detector.learn(Split(SCENARIO, *fields))
     else:
         detector.set_threshold(pixels[new], units[new])
     detector.notes = "; ".join(filter(None, [detector.notes, notes]))
