@@ -113,6 +113,14 @@ def test_the_promise_holds_over_many_draws():
     assert np.mean(np.array(rates) > 0.1 + 2 * np.sqrt(0.09 / 400)) < 0.2
 
 
+def test_images_may_lie_in_memory_in_any_way(digits):
+    turned = np.ascontiguousarray(digits[0][:60].transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    assert not turned.flags["C_CONTIGUOUS"]
+    one, other = (Detector("NearestImage").fit(each) for each in (digits[0][:60], turned))
+    assert (one.known == other.known).all()
+    assert (one.calibrated == other.calibrated).all()
+
+
 def test_copies_and_tracks_are_one_unit():
     images = np.repeat(noise(50), 4, axis=0)
     detector = Detector("NearestImage").fit(images)
