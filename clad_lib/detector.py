@@ -113,8 +113,8 @@ class Detector:
     @property
     def reading(self) -> dict[str, Any]:
         """How pictures are read so that they are like those that it was fitted to."""
-        channels, size = self.examples.shape[1:3]
-        return dict(channels=channels, size=size, highest=self.highest or None)
+        shape = zip(("channels", "size"), self.examples.shape[1:3], strict=True)
+        return dict(shape, highest=self.highest or None)
 
     def threshold_at(self, alpha: float) -> guarantees.Threshold:
         """The threshold for any `alpha`, without fitting again; guarantee "none" if too few."""

@@ -18,10 +18,6 @@ Kept = Annotated[Path, typer.Argument(help="a folder or .zip that `clad fit` has
 Strict = Annotated[bool, typer.Option("--strict", help="refuse a folder with unreadable files")]
 ALARMS = 3  # exit status of --fail-on-alarm
 GALLERY = 12  # images on the page
-VOID = (
-    "The promise rests on calibration images that are a random sample of normal images. It is void "
-    "if they were chosen because of their scores, such as those that had alarmed."
-)
 
 
 @app.command()
@@ -79,8 +75,10 @@ def score(
     said |= {"threshold": kept.threshold.value, "promise": guarantees.in_words(kept.threshold)}
     drift = kept.drift(scores) if normal else None
     if drift is not None:
-        said["exchangeability"] = guarantees.exchangeability(kept.calibrated, scores).text
-        said["drift"] = drift.text
+        said |= {
+            "exchangeability": guarantees.exchangeability(kept.calibrated, scores).text,
+            "drift": drift.text,
+        }
         if drift.alarm is not None:
             said["drifted at"] = pd.read_csv(csv, skiprows=range(1, drift.alarm + 1), nrows=1).path[
                 0
@@ -148,7 +146,7 @@ def update(
         Path | None, typer.Option(help="a random sample of new normal images: a new threshold")
     ] = None,
     known: Annotated[
-        list[Path] | None, typer.Option(help="where the images of before lie now, if they moved")
+        list[str] | None, typer.Option(help="where the images of before lie now, if they moved")
     ] = None,
     device: Device = "auto",
     strict: Strict = False,
@@ -167,9 +165,11 @@ def update(
         raise typer.BadParameter("expected --train FOLDER, --calibrate FOLDER, or both")
     for step, folder in steps.items():
         if folder is not None:
-            places = list(map(str, known or ()))
-            renew(kept, folder, train=step == "--train", places=places, strict=strict)
-    typer.echo(f"{kept.report()}\n{VOID}\nkept in {kept.save(detector, replace=True)}")
+            renew(kept, folder, train=step == "--train", places=known or (), strict=strict)
+    typer.echo(
+        f"{kept.report()}\nThe promise is void if calibration images were chosen because of their "
+        f"scores, such as those that had alarmed.\nkept in {kept.save(detector, replace=True)}"
+    )
 
 
 @app.command()
@@ -179,8 +179,8 @@ def export(
     """Write the detector Patches as an ONNX graph with its threshold, for use without clad."""
     from clad_lib.study.onnx_graph import NOT_CARRIED
 
-    written = clad_lib.Detector.load(detector, device="cpu").to_onnx(onnx)
-    typer.echo(f"{written}: images to score and map. {NOT_CARRIED}")
+    kept = clad_lib.Detector.load(detector, device="cpu")
+    typer.echo(f"{kept.to_onnx(onnx)}: images to score and map. {NOT_CARRIED}")
 
 
 @app.command()

@@ -113,6 +113,14 @@ def test_the_promise_holds_over_many_draws():
     assert np.mean(np.array(rates) > 0.1 + 2 * np.sqrt(0.09 / 400)) < 0.2
 
 
+def test_images_may_lie_in_memory_in_any_way(digits):
+    turned = np.ascontiguousarray(digits[0][:60].transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    assert not turned.flags["C_CONTIGUOUS"]
+    one, other = (Detector("NearestImage").fit(each) for each in (digits[0][:60], turned))
+    assert (one.known == other.known).all()
+    assert (one.calibrated == other.calibrated).all()
+
+
 def test_copies_and_tracks_are_one_unit():
     images = np.repeat(noise(50), 4, axis=0)
     detector = Detector("NearestImage").fit(images)
@@ -255,7 +263,7 @@ def test_more_images_join_the_training_and_calibration_stays(digits, tmp_path):
     kept = digits[0][:60][[image.tobytes() not in known for image in digits[0][:60]]]
     np.testing.assert_allclose(sorted(again.calibrated), sorted(again.score(kept)), rtol=1e-6)
     assert again.threshold == guarantees.threshold_for(again.calibrated, alpha=0.1)
-    assert again.folders == [str(place), str(new)]
+    assert again.folders == sorted([str(place), str(new)])
     own_images.renew(again, write(digits[0][80:90], tmp_path / "c"), train=True)  # from two places
     assert again.counts["images"] == 90
 

@@ -32,8 +32,8 @@ def files(tmp_path_factory):
 def places_in(value, path=()):
     """The paths to all values in a JSON value."""
     yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, each in items if isinstance(value, (dict, list)) else ():
+    items = dict(enumerate(value)) if isinstance(value, list) else value
+    for key, each in items.items() if isinstance(items, dict) else ():
         yield from places_in(each, (*path, key))
 
 

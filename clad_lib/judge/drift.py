@@ -40,12 +40,14 @@ def online_p_values(calibration: ArrayLike, stream: ArrayLike, *, seed: int) -> 
     of the stream, u_t uniform: independent and uniform on [0, 1] if all are exchangeable (Vovk,
     Gammerman & Shafer 2005). Raises ValueError for no scores, NaN or infinite ones.
     """
-    generator, found = np.random.default_rng(seed), []
     known = sorted(finite(calibration, "calibration scores").tolist())
+    generator, found = np.random.default_rng(seed), list[float]()
     for score in finite(stream, "scores of the stream").tolist():
         left, right = bisect_left(known, score), bisect_right(known, score)
-        above, equal = len(known) - right, right - left + 1  # it equals itself
-        found.append((above + generator.random() * equal) / (len(known) + 1))
+        # Those above it, and a random share of those equal to it, which it is itself.
+        found.append(
+            (len(known) - right + generator.random() * (right - left + 1)) / (len(known) + 1)
+        )
         known.insert(right, score)
     return np.array(found)
 
@@ -66,10 +68,10 @@ def drift(
         parts = ((1 - JUMPS) * parts + JUMPS / len(BETS)) * (1 + BETS * (p - 0.5))
         gains.append(parts.sum(1))
         parts /= gains[-1][:, None]
-    logs = np.cumsum(np.log(gains), axis=0)  # (m, jumps)
-    capital = (logsumexp(logs, axis=1) - math.log(len(JUMPS))) / math.log(10)
-    passed = np.flatnonzero(capital >= -math.log10(share(level, "level"))).tolist()
-    alarm = passed[0] if passed else None
+    total = logsumexp(np.cumsum(np.log(gains), axis=0), axis=1)  # (m,) over the jumps
+    capital = (total - math.log(len(JUMPS))) / math.log(10)
+    passed = np.flatnonzero(capital >= -math.log10(share(level, "level")))
+    alarm = next(iter(passed.tolist()), None)
     what = (
         f"No drift was noticed in {len(capital):,} images in the order in which they came"
         if alarm is None
@@ -78,6 +80,6 @@ def drift(
     )
     text = (
         f"{what} (conformal test martingale, largest capital {10 ** min(capital.max(), 300):.3g}, "
-        f"alarm at {1 / level:g}, false alarms in at most {level:g} of streams)."
+        f"alarm at {1 / level:g}, false in at most {level:g} of streams)."
     )
     return Drift(capital, alarm, level, text)

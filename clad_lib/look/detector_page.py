@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import plotly.express as px
 from plotly.graph_objects import Figure
 
-from clad_lib.judge.drift import Drift
 from clad_lib.look import report, theme
 from clad_lib.look.images import image_rows
 from clad_lib.study.store import write_atomically
@@ -24,7 +22,7 @@ def write_page(
     said: Mapping[str, Any],
     scores: np.ndarray,
     top: Sequence[Any],
-    drift: Drift | None = None,
+    drift: Any = None,
 ) -> None:
     """Write one page that needs no network, whole or not at all.
 
@@ -46,10 +44,14 @@ def write_page(
         "The most anomalous images": f"{_drawn(gallery)}<ol>{''.join(lines)}</ol>",
     }
     if drift is not None:
-        figure = px.line(y=drift.capital).add_hline(-math.log10(drift.level), line=theme.DASHED)
-        axes = {"xaxis_title": "image, in the order of paths", "yaxis_title": "powers of ten"}
-        note = "Above the dashed line the images are not like those of calibration any more."
-        theme.finish(figure, title="Capital of a bet that something changed", note=note, **axes)
+        figure = px.line(y=drift.capital).add_hline(-np.log10(drift.level), line=theme.DASHED)
+        theme.finish(
+            figure,
+            title="Capital of a bet that something changed",
+            note="Above the dashed line the images are not like those of calibration any more.",
+            xaxis_title="image, in the order of paths",
+            yaxis_title="powers of ten",
+        )
         parts["Drift"] = f"<p>{drift.text}</p>{_drawn(figure)}"
     write_atomically(path, report.page("Scores of a folder of images", parts, ()))
 

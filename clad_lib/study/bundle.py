@@ -71,7 +71,7 @@ def write_bundle(
                 archive.writestr(name, content)
         write_atomically(place, packed.getvalue())
         return place
-    former, new = (place.with_name(f".{place.name}.{age}") for age in ("old", "new"))
+    former, new = (place.absolute().with_name(f".{place.name}.{age}") for age in ("old", "new"))
     with atomic_folder(new if replace else place) as draft:
         for name, content in files.items():
             (draft / name).write_bytes(content)
@@ -80,7 +80,7 @@ def write_bundle(
             shutil.rmtree(former, ignore_errors=True)
             os.replace(place, former)
         os.replace(new, place)
-        shutil.rmtree(former)
+        shutil.rmtree(former, ignore_errors=True)
     return place
 
 
@@ -104,7 +104,7 @@ def read_bundle(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     No name in the record, and none in a .zip, leads to a file. Raises StoreError for what is no
     bundle, is damaged or changed, larger than LARGEST, or has another format.
     """
-    former = place.with_name(f".{place.name}.old")  # another was about to take its place
+    former = place.absolute().with_name(f".{place.name}.old")  # another was to take its place
     place = former if former.exists() and not place.exists() else place
     root: Any = place
     if place.is_file():

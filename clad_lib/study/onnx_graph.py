@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ class PatchGraph(nn.Module):
         return ((logarithms - self.centre) / self.spread).mean(1), torch.stack(maps).sum(0)
 
 
-def write_onnx(path: Path, scorer: Any, images: Tensor, facts: Mapping[str, Any]) -> Path:
+def write_onnx(path: Path, scorer: Any, images: Tensor, facts: dict[str, Any]) -> Path:
     """Write the graph of a PatchScorer for any number of images, whole or not at all.
 
     `images` (2, C, S, S) uint8 are like those that it was fitted to. The input is named images, the

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import tempfile
 import typing
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clad_lib.clad.scores import Scored, Scorer
 from clad_lib.config import Config
@@ -31,7 +28,7 @@ SCENARIO = Scenario("own images", "ALL", "all images", (0,))
 FIXED, COPIES = 1.2e9, 40  # bytes that any fit takes, and for each number learnt of an image
 
 
-def as_images(images: Any) -> Tensor:
+def as_images(images: Any) -> torch.Tensor:
     """Images (N, C, S, S) as a uint8 tensor; ValueError for another type or shape."""
     tensor = torch.as_tensor(images)
     square = tensor.ndim == 4 and tensor.shape[2] == tensor.shape[3] and tensor.shape[1] in (1, 3)
@@ -59,9 +56,9 @@ def read_images(
 
 def known(images: Any, units: np.ndarray) -> np.ndarray:
     """What recognises images (N, C, S, S) again: (N, 2) int64, of their pixels and `units` (N,)."""
-    digests = (hashlib.blake2b(each.numpy(), digest_size=8) for each in torch.as_tensor(images))
-    marks = [int.from_bytes(each.digest(), "big", signed=True) for each in digests]
-    return np.stack([np.array(marks, int), units], 1)
+    contents = (each.numpy().tobytes() for each in torch.as_tensor(images))
+    digests = b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in contents)
+    return np.stack([np.frombuffer(digests, ">i8").astype(np.int64), units], 1)
 
 
 def hold_out(
@@ -88,19 +85,17 @@ def check_memory(method: str, count: int, shape: Sequence[int], config: Config) 
 
     An estimate, rather too large than too small, but for networks, which take more.
     """
-    learnt = config.patch_features if method == "Patches" else math.prod(shape)
-    needed = (
-        FIXED + count * 4 * math.prod(shape) + min(count, config.patch_images) * COPIES * learnt
-    )
-    with suppress(ImportError):  # a bare machine may have no psutil
-        import psutil
+    import psutil  # a bare machine may have none: it loads and scores
 
-        if needed > (free := psutil.virtual_memory().available):
-            raise DataError(
-                f"{method} on {count:,} images of {shape} takes about {needed / 1e9:.1f} GB of "
-                f"memory, {free / 1e9:.1f} GB are free: give a smaller size, such as --size 64, or "
-                "fewer images"
-            )
+    learnt = config.patch_features if method == "Patches" else int(np.prod(shape))
+    needed = (
+        FIXED + count * 4 * int(np.prod(shape)) + min(count, config.patch_images) * COPIES * learnt
+    )
+    if needed > (free := psutil.virtual_memory().available):
+        raise DataError(
+            f"{method} on {count:,} images of {shape} takes about {needed / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB are free: give a smaller size, such as --size 64, or fewer images"
+        )
 
 
 def fitted(
@@ -141,27 +136,32 @@ def renew(
     if train:
         old = _found_again(places or detector.folders, detector.known[:, 0], how)
         parts = np.concatenate([old[:count], pixels[new]]), old[count:], old[:0]
-        own, held = np.split(detector.known[:, 1], [count])
-        tracks = np.concatenate([own, units[new]]), held, own[:0]
-        rows, answers = map(np.arange, map(len, parts)), Answers(*[own[:0]] * 4)
-        fields: Any = *map(torch.from_numpy, parts), answers, ("normal",), *rows, *tracks
+        tracks = np.split(np.insert(detector.known[:, 1], count, units[new]), [len(parts[0])])
+        fields: Any = *map(torch.from_numpy, parts), Answers(*[units[:0]] * 4), ("normal",)
+        fields += *map(np.arange, map(len, parts)), *tracks, units[:0]
         detector.learn(Split(SCENARIO, *fields))
     else:
         detector.set_threshold(pixels[new], units[new])
     detector.notes = "; ".join(filter(None, [detector.notes, notes]))
-    before = [each for each in places or detector.folders if isinstance(each, str)]
-    detector.folders = list(dict.fromkeys(before + folders))
+    folders += [each for each in places or detector.folders if isinstance(each, str)]
+    detector.folders = sorted({*folders})
 
 
 def _found_again(places: Sequence[Any], marks: np.ndarray, how: Any) -> np.ndarray:
-    """The images with `marks` (N,), in that order, from folders or arrays that hold them all."""
-    there = [each for each in places if not isinstance(each, str) or Path(each).is_dir()]
-    images = np.array([image for each in there for image in read_images(each, **how)[0]])
+    # The images with `marks` (N,), in that order, from folders or arrays that hold them all.
+    images = np.array(
+        [
+            image
+            for each in places
+            if not isinstance(each, str) or Path(each).is_dir()
+            for image in read_images(each, **how)[0]
+        ]
+    )
     found, rows = np.unique(known(images, np.arange(len(images)))[:, 0], return_index=True)
     if gone := len(np.setdiff1d(marks, found)):
-        where = ", ".join(shown(each) for each in places if isinstance(each, (str, Path)))
         raise DataError(
             f"{gone:,} of the {len(np.unique(marks)):,} images that it was fitted to are gone from "
-            f"{where or 'what was given'}: say where they lie now (--known), or fit anew"
+            f"{', '.join(shown(each) for each in places if isinstance(each, str)) or 'memory'}: "
+            "say where they lie now (--known), or fit anew"
         )
     return images[rows[np.searchsorted(found, marks)]]
