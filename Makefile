@@ -1,6 +1,6 @@
 # The commands people type. `make setup` runs by itself when one of them needs it.
 .DEFAULT_GOAL := help
-.PHONY: help setup study batch lab dashboard test test-slow test-browser lint size notebooks tables bench clean
+.PHONY: help setup study batch lab dashboard test test-slow test-browser lint size notebooks tables site bench clean
 
 UV = $(shell command -v uv || echo .tools/bin/uv)
 PY = .venv/bin/python
@@ -56,8 +56,12 @@ notebooks: setup  ## execute the default study again and rewrite the committed n
 tables: setup  ## the tables of results/README.md again, from results/*.csv alone
 	$(PY) tools/publish.py tables
 
-bench: setup  ## speed, side by side with what one would use instead
-	for script in benchmarks/*.py; do $(PY) $$script || exit 1; done
+site: setup  ## the documentation as a web site, in site/
+	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --group site
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(PY) -m mkdocs build --strict --quiet
+
+bench: setup  ## speed beside what one would use instead, in one table; make bench SMALL=--small for a try
+	$(PY) benchmarks/run.py $(SMALL)
 
 clean:  ## remove runs and caches, keep the environment
-	rm -rf runs my_notebooks .pytest_cache .mypy_cache .ruff_cache test-artefacts
+	rm -rf runs site my_notebooks .pytest_cache .mypy_cache .ruff_cache test-artefacts

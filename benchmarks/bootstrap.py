@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 from scipy import stats
-from sides import RATIOS, asked_for_small, in_turn, print_table, ratios
+from sides import Row, asked, in_turn, ratios, show
 
 from clad_lib.judge.metrics import bootstrap
 
@@ -25,25 +25,27 @@ def midrank_auroc(normal: np.ndarray, anomalous: np.ndarray, axis: int = -1) -> 
 
 def main() -> None:
     """Time both sides for few scores and for many."""
-    small = asked_for_small(__doc__)
+    options = asked(__doc__)
+    small = options.small
     sizes, resamples, repeats = ((1000,), 200, 1) if small else ((1000, 10_000), 2000, 3)
     rows = []
     for size in sizes:
         anomaly = np.arange(size) % 2 == 0
         scores = np.random.default_rng(0).normal(size=size) + anomaly
-        parts, options = (scores[~anomaly], scores[anomaly]), dict(method="percentile", rng=0)
-        options |= dict(n_resamples=resamples, batch=50, vectorized=True)
+        parts, common = (scores[~anomaly], scores[anomaly]), dict(method="percentile", rng=0)
+        common |= dict(n_resamples=resamples, batch=50, vectorized=True)
         sides = {
             "clad_lib": partial(bootstrap, scores, anomaly, resamples=resamples, seed=0),
-            "SciPy": partial(stats.bootstrap, parts, midrank_auroc, **options),
+            "SciPy": partial(stats.bootstrap, parts, midrank_auroc, **common),
         }
         ours, theirs = in_turn(sides, repeats=repeats).values()
         low, high = theirs.result.confidence_interval
         width = (ours.result.high - ours.result.low) / (high - low)
         assert 0.7 < width < 1.4, f"our interval is {width:.2f} times as wide as SciPy's"
-        rows.append((f"{size:,}", "scipy.stats.bootstrap", *ratios(ours, theirs), width))
-    heads = ("scores", "rival", *RATIOS, "width over the rival's")
-    print_table(f"An interval of an AUROC, {resamples:,} resamples", heads, rows)
+        faster = ratios(ours, theirs)
+        rows.append(Row(f"{size:,} scores", "scipy.stats.bootstrap", *faster, agreement=width))
+    what = f"An interval of an AUROC, {resamples:,} resamples"
+    show(options, what, rows, agreement="width over the rival's")
 
 
 if __name__ == "__main__":

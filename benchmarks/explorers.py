@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from clad_lib.look.map_explorer import MapExplorer, Mapped
+from clad_lib.look.map_explorer import MapExplorer
 from clad_lib.look.operating_point import Setting, Sheet
 from clad_lib.look.threshold_explorer import ThresholdExplorer
 
@@ -38,14 +39,15 @@ def scores(count: int) -> tuple[dict[Setting, Sheet], np.ndarray]:
     return sheets, random.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8)
 
 
-def latents(count: int) -> Mapped:
+def latents(count: int) -> dict[str, Any]:
     """A map of as many images, in ten clusters."""
     random = np.random.default_rng(0)
     labels, names = random.integers(0, 10, count), [f"cluster {k}" for k in range(10)]
     facts = pd.DataFrame({"cluster": pd.Categorical.from_codes(labels, names)})
     facts["confidence"] = random.random(count)
     images = random.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8)
-    return Mapped(random.normal(size=(count, 2)).astype(np.float32), images, facts)
+    points = random.normal(size=(count, 2)).astype(np.float32)
+    return {"points": points, "images": images, "facts": facts}
 
 
 def timed(change: Callable[[int], object]) -> str:
@@ -60,7 +62,7 @@ def timed(change: Callable[[int], object]) -> str:
 
 def measure(size: int) -> None:
     """Print one line a change for explorers of that many images."""
-    explorer, atlas = ThresholdExplorer(*scores(size)), MapExplorer(latents(size))
+    explorer, atlas = ThresholdExplorer(*scores(size)), MapExplorer(**latents(size))
 
     def tell(what: str, rows: list[int]) -> None:
         atlas.figure._handle_custom_msg({"what": what, "rows": rows}, [])

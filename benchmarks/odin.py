@@ -11,28 +11,13 @@ from functools import partial
 import torch
 from pytorch_ood.detector import ODIN
 from scipy.stats import spearmanr
-from sides import RATIOS, asked_for_small, in_turn, print_table, ratios
+from sides import EPSILON, TEMPERATURE, Row, asked, in_turn, one_by_one, ratios, show
 from torch import Tensor
 
 from clad_lib.clad.networks import ResNet18
-from clad_lib.clad.posthoc import msp
 from clad_lib.clad.scores import odin
 
-TEMPERATURE, EPSILON, BATCH = 1000.0, 0.0014, 256
-
-
-def one_by_one(classifier: ResNet18, images: Tensor) -> Tensor:
-    """The published loop: one image a call, float32, gradients to every weight."""
-    scores = []
-    for image in images.float().div(255):
-        leaf = image[None].requires_grad_(True)
-        logits = classifier(leaf) / TEMPERATURE
-        torch.nn.functional.cross_entropy(logits, logits.argmax(1)).backward()
-        with torch.no_grad():
-            logits = classifier(leaf - EPSILON * leaf.grad.sign())
-        scores.append(msp(logits, temperature=TEMPERATURE))
-        classifier.zero_grad()
-    return torch.cat(scores)
+BATCH = 256
 
 
 def pytorch_ood(classifier: ResNet18, images: Tensor) -> Tensor:
@@ -43,7 +28,8 @@ def pytorch_ood(classifier: ResNet18, images: Tensor) -> Tensor:
 
 def main() -> None:
     """Time the sides for the stem of CPUs and for the published one."""
-    small = asked_for_small(__doc__)
+    options = asked(__doc__)
+    small = options.small
     count, looped = (64, 8) if small else (10_000, 200)
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=random)
@@ -64,10 +50,11 @@ def main() -> None:
         ours = costs.pop("clad_lib")
         for name, theirs in costs.items():
             alike = spearmanr(ours.result[: units[name]], theirs.result).statistic
-            rows.append((stem, name, *ratios(ours, theirs), alike))
+            faster = ratios(ours, theirs)
+            rows.append(Row(f"{stem} stem", name, *faster, agreement=float(alike)))
             assert alike > 0.9, f"{name} ranks the images otherwise: {alike:.3f}"
-    heads = ("stem", "rival", *RATIOS, "rank correlation of the scores")
-    print_table(f"ODIN of {count:,} images, {looped} for the loop", heads, rows)
+    what = f"ODIN of {count:,} images, {looped} for the loop"
+    show(options, what, rows, agreement="rank correlation of the scores")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from sides import RATIOS, Cost, asked_for_small, in_turn, print_table, ratios
+from sides import Cost, Row, asked, in_turn, ratios, show
 from sklearn.cluster import KMeans
 from sklearn.covariance import ShrunkCovariance
 from sklearn.datasets import load_digits
@@ -106,7 +106,8 @@ def measured(side: Callable[..., np.ndarray], count: int, more: int) -> tuple[Co
 
 def main() -> None:
     """Measure both sides, one after the other."""
-    count, more = (200, 100) if asked_for_small(__doc__) else (10_000, 4000)
+    options = asked(__doc__)
+    count, more = (200, 100) if options.small else (10_000, 4000)
     found = []
     for side in (ours, direct):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
@@ -114,9 +115,10 @@ def main() -> None:
     (cost, memory), (their_cost, their_memory) = found
     alike = spearmanr(cost.result, their_cost.result).statistic
     assert alike > 0.9, f"the two sides rank the images otherwise: {alike:.3f}"
-    row = ("torch.cdist, scikit-learn", *ratios(cost, their_cost), their_memory / memory, alike)
-    heads = ("rival", *RATIOS, "times less memory", "rank correlation of the scores")
-    print_table(f"Patches, {count:,} images fitted and {more:,} scored", heads, [row])
+    less = their_memory / max(memory, 1)
+    row = Row("fit and score", "torch.cdist, scikit-learn", *ratios(cost, their_cost), less, alike)
+    what = f"Patches, {count:,} images fitted and {more:,} scored"
+    show(options, what, [row], agreement="rank correlation of the scores")
 
 
 if __name__ == "__main__":

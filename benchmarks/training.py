@@ -9,12 +9,13 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from sides import RATIOS, asked_for_small, in_turn, print_table, ratios
+from sides import Row, asked, in_turn, ratios, show
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from clad_lib.clad.networks import ResNet18, SmallMapConv2d
+from clad_lib.clad.networks import ResNet18
+from clad_lib.clad.small_maps import SmallMapConv2d
 from clad_lib.clad.training import fit, gains_from_bf16, precision
 
 BATCH, RATE = 128, 1e-3
@@ -61,7 +62,8 @@ def by_loader(model: ResNet18, images: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     """Time an epoch of each side, in turn."""
-    small = asked_for_small(__doc__)
+    options = asked(__doc__)
+    small = options.small
     count, random = 128 if small else 10_000, torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=random)
     labels = torch.randint(0, 10, (count,), generator=random)
@@ -73,9 +75,9 @@ def main() -> None:
     }
     costs = in_turn(sides, repeats=1 if small else 3)
     ours = costs.pop("clad_lib")
-    rows = [(name, *ratios(ours, theirs)) for name, theirs in costs.items()]
+    rows = [Row("epoch", name, *ratios(ours, theirs)) for name, theirs in costs.items()]
     kind = "bfloat16" if gains_from_bf16(torch.device("cpu")) else "float32"
-    print_table(f"An epoch of {count:,} images, `fit` in {kind}", ("rival", *RATIOS), rows)
+    show(options, f"An epoch of ResNet-18 on {count:,} images, `fit` in {kind}", rows)
 
 
 if __name__ == "__main__":

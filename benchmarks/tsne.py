@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import numpy as np
 import openTSNE
-from sides import RATIOS, asked_for_small, in_turn, print_table, ratios
+from sides import Row, asked, in_turn, ratios, show
 from sklearn.manifold import TSNE, trustworthiness
 
 from clad_lib.clad import latent_map
@@ -48,7 +48,8 @@ def open_tsne(data: np.ndarray, iterations: int) -> np.ndarray:
 
 def main() -> None:
     """Time the sides for few points and for many."""
-    small = asked_for_small(__doc__)
+    options = asked(__doc__)
+    small = options.small
     sizes, iterations = ((300,), 260) if small else ((2000, 5000, 20_000), 750)
     ours(latents(100), 10), ours(latents(100), 10, 0)  # what is loaded first is not timed
     rows = []
@@ -70,9 +71,10 @@ def main() -> None:
         }
         for name in list(costs)[1:]:
             quality = trust["clad_lib"] / trust[name]
-            rows.append((f"{size:,}", name, *ratios(costs["clad_lib"], costs[name]), quality))
-    heads = ("points", "rival", *RATIOS, "trustworthiness")
-    print_table(f"t-SNE, {iterations} iterations, {JOBS} jobs", heads, rows)
+            faster = ratios(costs["clad_lib"], costs[name])
+            rows.append(Row(f"{size:,} points", name, *faster, agreement=quality))
+    what = f"t-SNE, {iterations} iterations, {JOBS} jobs"
+    show(options, what, rows, agreement="trustworthiness over the rival's")
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ Schedule = Literal["onecycle", "constant"]
 Optimiser = Literal["adam", "sgd"]
 Objective = Literal["soft", "hard"]
 Unit = Literal["pixel", "published"]
-Range = tuple[float, float, str]  # at least, below, in words
+PseudoLabels = Literal["patches", "none"]
 Protocol = Literal["clean", "oracle", "paper_compat", "pretrained"]
 
 MAY_BE_ZERO = ("seed", "epsilon", "min_steps", "dec_tolerance", "dec_epochs", "deep_min_steps")
-ABOVE_ZERO: Range = (math.ulp(0), math.inf, "above 0")
-RANGES: dict[str, Range] = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0"))
+ABOVE_ZERO = (math.ulp(0), math.inf, "above 0")  # at least, below, in words
+RANGES: dict[str, Any] = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0"))
 RANGES |= {"calibration": (math.ulp(0), 1, "above 0 and below 1")}
 RANGES |= {"clusters": (2, math.inf, "of at least 2")}  # one leaves nothing to classify
 IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}
@@ -93,7 +93,9 @@ class Config:
     # beyond the paper
     patch_features: int = 1024  # numbers that describe an image, for each size of patch
     patch_images: int = 20_000  # training images remembered, at most
-    rotation_views: int = 160_000  # turned images that the rotation network is trained on
+    rotation_views: int = 64_000  # turned images that the rotation network is trained on
+    rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
+    rotation_labels: PseudoLabels = "patches"  # named with the turn: k-means on patches, or none
 
     # the published code's defects, off unless measured on purpose (protocol paper_compat)
     noisy_latents: bool = False  # the encoder adds N(0, 1) sigma noise when it predicts too

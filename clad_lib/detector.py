@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,28 +9,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from clad_lib.clad.scores import Scored, Scorer
 from clad_lib.clad.training import pick_device
 from clad_lib.config import make_config, unknown
-from clad_lib.data.cache import ImageData
-from clad_lib.data.folders import image_files, in_words, read_folder, stream_folder
-from clad_lib.data.pictures import DataError, highest_values, shown
-from clad_lib.data.reading import units_of
-from clad_lib.data.scenarios import make_split
-from clad_lib.data.split import Scenario, Split
+from clad_lib.data.folders import image_files, stream_folder
+from clad_lib.data.pictures import highest_values, shown
+from clad_lib.data.split import Split
 from clad_lib.judge import guarantees
+from clad_lib.judge.drift import Drift, drift
 from clad_lib.methods.scorers import pixels
-from clad_lib.study import bundle, stages
-from clad_lib.study.engine import Study
+from clad_lib.study import bundle, onnx_graph, own_images, stages
+from clad_lib.study.own_images import as_images
 from clad_lib.study.store import StoreError, stamp
 
 ALPHAS = (0.01, 0.05, 0.1)  # of which the smallest possible one is taken
 EXAMPLES = 1000  # training images that are kept, at most, to show which are like a new one
+BATCH = 2**24  # numbers of the images that are scored at a time, at most
 KEPT = {
-    "settings": ("method", "size", "alpha", "delta", "seed"),
-    "learnt": ("highest", "notes", "counts"),
+    "settings": ("method", "size", "alpha", "delta", "seed", "profile"),
+    "learnt": ("highest", "notes", "counts", "folders"),
 }
 
 
@@ -42,6 +37,7 @@ class Explanation(NamedTuple):
     map: np.ndarray | None  # (h, w), its cells cover the image; None where the method has no map
     nearest: np.ndarray  # (k, C, S, S) uint8 of the kept training images, nearest in pixels first
     distance: np.ndarray  # (k,) Euclidean, pixels in [0, 1]
+    latent_class: int  # as of `Detector.latent_class`
 
 
 class Detector:
@@ -70,7 +66,7 @@ class Detector:
             raise ValueError(unknown("method", method, stages.methods()))
         self.method, self.size, self.alpha, self.delta, self.seed = method, size, alpha, delta, seed
         self.config = make_config("own images", "ALL", profile=profile, seed=seed, size=size)
-        self.device, self.calibration = pick_device(device), calibration
+        self.device, self.calibration, self.profile = pick_device(device), calibration, profile
         self.scorer: Any = None
 
     def fit(
@@ -81,42 +77,44 @@ class Detector:
         `images` are uint8 (N, C, S, S), or a folder of pictures, whose unreadable files are counted
         in `report()`, with `strict` refused. `tracks` (N,) are equal for images of one object;
         these, and identical images, are one independent unit. Raises ValueError, before anything
-        is learnt, for images that cannot be used or are too few for the promise.
+        is learnt, for what cannot be used, too few for the promise, or too many for the memory.
         """
-        self.highest, self.notes = dict[str, float](), ""
+        self.highest, shape = dict[str, float](), [3, self.size or 4, self.size or 4]
         if isinstance(images, (str, Path)):
-            files, skipped = image_files(images, strict=strict)
+            files, _ = image_files(images, strict=strict)
+            own_images.check_memory(self.method, len(files), shape, self.config)
             self.highest = highest_values(files)
-            options: Any = dict(size=self.size, strict=strict, highest=self.highest)
-            images, _, more = read_folder(files, **options)
-            self.notes = in_words(skipped + more)
-        pictures = as_images(images).numpy()
-        split = self._split(pictures, np.arange(len(pictures)) if tracks is None else tracks)
-        scorer = _fitted(self.method, split, self.config, self.device, progress)
-        scores, units = scorer(split.calibration), split.calibration_tracks
-        self.calibrated = guarantees.one_per_track(scores, units, seed=self.seed)
+        how: Any = dict(size=self.size, highest=self.highest, progress=progress)
+        found, self.notes, self.folders = own_images.read_images(images, strict=strict, **how)
+        own_images.check_memory(self.method, len(found), found.shape[1:], self.config)
+        names = np.arange(len(found)) if tracks is None else np.asarray(tracks)
+        promise: Any = dict(alpha=self.alpha or max(ALPHAS), delta=self.delta, seed=self.seed)
+        split = own_images.hold_out(found, names, share=self.calibration, **promise)
+        return self.learn(split, progress)
+
+    def learn(self, split: Split, progress: bool = False) -> Detector:
+        """Fit to the training images of a split, and calibrate with its calibration images."""
+        self.scorer = own_images.fitted(self.method, split, self.config, self.device, progress)
         every = 1 if self.method == "NearestImage" else -(-len(split.train) // EXAMPLES)
-        self.scorer, self.examples = scorer, split.train[::every].clone()
-        self.counts = {"images": len(pictures), "train": len(split.train), "held": len(units)}
+        self.examples, self.counts = split.train[::every].clone(), {"train": len(split.train)}
+        self.known = own_images.known(split.train, split.train_tracks)
+        return self.set_threshold(split.calibration, split.calibration_tracks)
+
+    def set_threshold(self, images: Any, units: np.ndarray) -> Detector:
+        """Calibrate with images (n, C, S, S), of which those with equal `units` (n,) count once."""
+        count, scores = self.counts["train"], self.score(images)
+        self.counts |= {"held": len(images), "images": count + len(images)}
+        self.known = np.concatenate([self.known[:count], own_images.known(images, units)])
+        self.calibrated = guarantees.one_per_track(scores, units, seed=self.seed)
         kept = [self.threshold_at(alpha) for alpha in ([self.alpha] if self.alpha else ALPHAS)]
         self.threshold = next((each for each in kept if each.rank), kept[-1])
         return self
 
-    def _split(self, images: np.ndarray, tracks: Any) -> Split:
-        """Images as a Split without test images, calibration images held out by whole units."""
-        data = ImageData(images, np.zeros(len(images), int), np.asarray(tracks), ("normal",))
-        none = ImageData(images[:0], data.labels[:0], data.tracks[:0], data.class_names)
-        total = len(np.unique(units_of(images, data.tracks)))
-        needed = guarantees.images_needed(self.alpha or max(ALPHAS), self.delta)
-        if total < 2 * needed:
-            raise DataError(
-                f"got {len(images)} images, {total} of them independent: to promise alpha = "
-                f"{self.alpha or max(ALPHAS):g} takes {2 * needed}, one half to learn from and one "
-                "to calibrate; add normal images, or raise alpha"
-            )
-        scenario = Scenario("own images", "ALL", "all images", (0,))
-        share = max(self.calibration, needed / total)
-        return make_split(data, none, scenario, seed=self.seed, calibration=share)
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How pictures are read so that they are like those that it was fitted to."""
+        channels, size = self.examples.shape[1:3]
+        return dict(channels=channels, size=size, highest=self.highest or None)
 
     def threshold_at(self, alpha: float) -> guarantees.Threshold:
         """The threshold for any `alpha`, without fitting again; guarantee "none" if too few."""
@@ -124,9 +122,18 @@ class Detector:
 
     def score(self, images: Any) -> np.ndarray:
         """Scores (N,) float64 of images (N, C, S, S) uint8, higher = more anomalous."""
+        return self._look(images)[0]
+
+    def latent_class(self, images: Any) -> np.ndarray:
+        """The cluster of training images nearest to each image, (N,); -1: the method has none."""
+        return self._look(images)[1]
+
+    def _look(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
         if self.scorer is None:
             raise ValueError("this detector has seen no images: call fit, or Detector.load")
-        return np.asarray(self.scorer(as_images(images)), np.float64)
+        look = getattr(self.scorer, "look", lambda each: (self.scorer(each), [-1] * len(each)))
+        scores, classes = look(as_images(images))
+        return np.asarray(scores, np.float64), np.asarray(classes, np.int64)
 
     def p_value(self, images: Any) -> np.ndarray:
         """Conformal p-values (N,) of "this image is normal", valid on average over calibration."""
@@ -139,21 +146,22 @@ class Detector:
     def score_folder(
         self, folder: str | Path, *, batch: int = 256, strict: bool = False
     ) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-        """A folder of any length in batches: path, score, p_value, alarm, skipped; and the images.
+        """A folder of any length in batches, as tables and images (B, C, S, S) uint8.
 
-        `skipped` says why a file was not read, or read in part; unreadable files come last, without
-        images. Pixels of more than 8 bits are scaled as those of the training images were.
+        Columns are path, score, p_value, alarm, latent_class, and skipped: why a file was not read
+        or read in part. Unreadable files come last. Deep pixels are scaled as in training.
         """
-        _, channels, size, _ = self.examples.shape
-        options: Any = dict(channels=channels, batch=batch, strict=strict)
-        stream, told = stream_folder(folder, size=size, highest=self.highest or None, **options), 0
+        told, batch = 0, min(batch, max(1, BATCH // self.examples[0].numel()))
+        stream = stream_folder(folder, batch=batch, strict=strict, **self.reading)
         for paths, images, out in stream:
-            scores, remarks = self.score(images), {each.path: each.reason for each in out[told:]}
+            scores, classes = self._look(images)
+            remarks = {each.path: each.reason for each in out[told:]}
             columns = {
                 "path": map(shown, paths),
                 "score": scores,
                 "p_value": guarantees.conformal_p_values(self.calibrated, scores),
                 "alarm": scores > self.threshold.value,
+                "latent_class": classes,
                 "skipped": [remarks.get(path, "") for path in paths],
             }
             told = len(out)
@@ -162,13 +170,18 @@ class Detector:
         rest = pd.DataFrame(left, columns=["path", "skipped"])
         yield rest.reindex(columns=[*columns]), images[:0]
 
+    def drift(self, scores: Any, *, level: float = 0.01) -> Drift:
+        """Whether scores (m,) of normal images, one of each object, drifted since calibration."""
+        return drift(self.calibrated, scores, level=level, seed=self.seed)
+
     def explain(self, image: Any, *, count: int = 5) -> Explanation:
         """Where the score of one image (C, S, S) uint8 comes from, and `count` images like it."""
         one, known = as_images(torch.as_tensor(image)[None]), pixels(self.examples)
         drawn = self.scorer.map(one)[0].numpy() if hasattr(self.scorer, "map") else None
         gaps = torch.cdist(pixels(one), known, compute_mode="donot_use_mm_for_euclid_dist")[0]
         near, places = gaps.topk(min(count, len(known)), largest=False)
-        return Explanation(drawn, self.examples[places].numpy(), near.numpy())
+        alike, latent = self.examples[places].numpy(), self.latent_class(one)
+        return Explanation(drawn, alike, near.numpy(), int(latent[0]))
 
     def report(self) -> str:
         """What was learnt from what, the threshold, what it promises, and what was left out."""
@@ -176,28 +189,44 @@ class Detector:
         shape = "{1} x {2} x {3}".format(*self.examples.shape)
         lines = [
             f"{self.method} on images of {shape} (channels, height, width), seed {self.seed}.",
-            "{images:,} images: {train:,} to learn from, {held:,} to calibrate".format(
+            "{images:,} images: {train:,} to learn from, {held:,} to calibrate, ".format(
                 **self.counts
             )
-            + f", of which {len(self.calibrated):,} are independent.",
+            + f"of which {len(self.calibrated):,} are independent.",
             f"An image alarms above the score {self.threshold.value:.6g}, for alpha = "
             f"{self.threshold.alpha:g}: {chosen}.",
             guarantees.in_words(self.threshold),
         ]
         return "\n".join(lines + [f"Left out or read in part: {self.notes}."] * bool(self.notes))
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the bundle: model.safetensors, detector.json, MODEL_CARD.md, whole or not at all.
+    def save(self, place: str | Path, *, replace: bool = False) -> Path:
+        """Write the bundle, a folder or a .zip file, whole or not at all.
 
-        Raises StoreError for a method that is not made of tensors, and where something lies there.
+        Raises StoreError for a method that is not made of tensors, and where something lies already
+        that it is not to `replace`.
         """
         state, parts = bundle.taken_apart(self.method, self.scorer)
-        record = {
+        record: Any = {
             each: {name: getattr(self, name) for name in names} for each, names in KEPT.items()
         }
         record |= {"parts": parts, "threshold": self.threshold._asdict(), "made": stamp()}
-        tensors = {"scores": torch.from_numpy(self.calibrated), "examples": self.examples, **state}
-        return bundle.write_bundle(Path(folder), tensors, record, self.report())
+        arrays = {"scores": self.calibrated, "known": self.known, "examples": self.examples}
+        tensors = {name: torch.as_tensor(each) for name, each in arrays.items()} | state
+        return bundle.write_bundle(Path(place), tensors, record, self.report(), replace=replace)
+
+    def to_onnx(self, path: str | Path) -> Path:
+        """Write an ONNX graph: float32 images (N, C, S, S) in [0, 1] to score and map.
+
+        Its metadata hold the threshold, the calibration scores, and what it does not carry. Raises
+        StoreError for other methods than Patches, and without the extra `onnx`.
+        """
+        facts = {
+            "threshold": self.threshold._asdict(),
+            "calibration": self.calibrated.tolist(),
+            "report": self.report(),
+            "made": stamp(),
+        }
+        return onnx_graph.write_onnx(Path(path), self.scorer, self.examples[:2], facts)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Detector:
@@ -210,7 +239,7 @@ class Detector:
             found = cls(**record["settings"], device=device)
             vars(found).update({name: record["learnt"][name] for name in KEPT["learnt"]})
             found.examples = as_images(tensors["examples"])
-            found.calibrated = tensors["scores"].numpy()
+            found.calibrated, found.known = tensors["scores"].numpy(), tensors["known"].numpy()
             found.scorer = bundle.put_together(found.method, tensors, record["parts"], found.device)
             found.threshold = found.threshold_at(record["threshold"]["alpha"])
             _ = found.explain(found.examples[0]), found.p_value(found.examples[:1]), found.report()
@@ -219,25 +248,3 @@ class Detector:
             words = str(error) if isinstance(error, StoreError) else " ".join(damaged.split())
             raise StoreError(words) from error
         return found
-
-
-def as_images(images: Any) -> Tensor:
-    """Images (N, C, S, S) as a uint8 tensor; ValueError for another type or shape."""
-    tensor = torch.as_tensor(images)
-    square = tensor.ndim == 4 and tensor.shape[2] == tensor.shape[3] and tensor.shape[1] in (1, 3)
-    if tensor.dtype != torch.uint8 or not square:
-        raise ValueError(
-            f"images are {tensor.dtype} {tuple(tensor.shape)}: expected uint8 (N, C, S, S), C 1 or "
-            "3; save others to a folder, which is read at any size and depth"
-        )
-    return tensor
-
-
-def _fitted(method: str, split: Split, config: Any, device: torch.device, progress: bool) -> Scorer:
-    """The scorer of a row of the table of stages; what it needs is made in a temporary folder."""
-    gives = typing.get_type_hints(stages.function_of(method))["return"]
-    if gives is Scored or stages.row(method).protocol == "oracle":
-        raise ValueError(f"{method} scores the test images of a study and no new ones: use Patches")
-    with tempfile.TemporaryDirectory() as folder:
-        places, threads = stages.Places(Path(folder), config, "own"), torch.get_num_threads()
-        return Study(config, split, places, device, threads, progress).fit(method)

@@ -14,16 +14,20 @@ import clad_lib
 from clad_lib.commands import Device, Seed, Size, app
 
 Images = Annotated[Path, typer.Argument(help="a folder of pictures, with all below it")]
-Kept = Annotated[Path, typer.Argument(help="a folder that `clad fit` has written")]
+Kept = Annotated[Path, typer.Argument(help="a folder or .zip that `clad fit` has written")]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse a folder with unreadable files")]
 ALARMS = 3  # exit status of --fail-on-alarm
 GALLERY = 12  # images on the page
+VOID = (
+    "The promise rests on calibration images that are a random sample of normal images. It is void "
+    "if they were chosen because of their scores, such as those that had alarmed."
+)
 
 
 @app.command()
 def fit(
     folder: Images,
-    out: Annotated[Path, typer.Option(help="a new folder for the detector")],
+    out: Annotated[Path, typer.Option(help="a new folder, or a .zip, for the detector")],
     size: Size = None,
     alpha: Annotated[
         float | None, typer.Option(help="share of normal images that may alarm, such as 0.01")
@@ -46,7 +50,7 @@ def fit(
 def score(
     detector: Kept,
     folder: Images,
-    csv: Annotated[Path, typer.Option(help="path, score, p_value, alarm, skipped of each file")],
+    csv: Annotated[Path, typer.Option(help="path, score, p_value, alarm, latent_class, skipped")],
     html: Annotated[Path | None, typer.Option(help="a page with the most anomalous images")] = None,
     normal: Annotated[
         bool, typer.Option("--normal", help="they are normal: does the promise still hold?")
@@ -58,7 +62,13 @@ def score(
     device: Device = "auto",
     strict: Strict = False,
 ) -> None:
-    """Score a folder of any length with a kept detector; one line of the CSV a file."""
+    """Score a folder of any length with a kept detector; one line of the CSV a file.
+
+    With --normal two tests look for signs that the promise no longer holds: that scores are larger
+    than those of the calibration images, and that they drift, in the order of the paths.
+    """
+    import pandas as pd
+
     from clad_lib.judge import guarantees
     from clad_lib.look.detector_page import write_page
 
@@ -67,10 +77,16 @@ def score(
     alarms = int((scores > kept.threshold.value).sum())
     said: dict[str, Any] = {"images": len(scores), "alarms": alarms, "skipped": skipped}
     said |= {"threshold": kept.threshold.value, "promise": guarantees.in_words(kept.threshold)}
-    if normal:
+    drift = kept.drift(scores) if normal else None
+    if drift is not None:
         said["exchangeability"] = guarantees.exchangeability(kept.calibrated, scores).text
+        said["drift"] = drift.text
+        if drift.alarm is not None:
+            said["drifted at"] = pd.read_csv(csv, skiprows=range(1, drift.alarm + 1), nrows=1).path[
+                0
+            ]
     if html is not None:
-        write_page(html, kept, said, scores, top)
+        write_page(html, kept, said, scores, top, drift)
     lines = "\n".join(f"{name}: {value}" for name, value in said.items())
     typer.echo(json.dumps(said) if as_json else lines)
     if fail_on_alarm and alarms:
@@ -120,6 +136,51 @@ def threshold(
     found = clad_lib.Detector.load(detector, device="cpu").threshold_at(alpha)
     typer.echo(f"{found.value:.9g}\n{in_words(found)}")
     raise typer.Exit(0 if found.rank else 1)
+
+
+@app.command()
+def update(
+    detector: Kept,
+    train: Annotated[
+        Path | None, typer.Option(help="more normal images to learn from: fits anew")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="a random sample of new normal images: a new threshold")
+    ] = None,
+    known: Annotated[
+        list[Path] | None, typer.Option(help="where the images of before lie now, if they moved")
+    ] = None,
+    device: Device = "auto",
+    strict: Strict = False,
+) -> None:
+    """Let a kept detector learn from more normal images, or calibrate it anew.
+
+    --train needs the images that it was fitted to, where they were or in --known; its calibration
+    images stay. --calibrate replaces these. The promise then rests on a random sample of normal
+    images: it is void if they were chosen because they alarmed.
+    """
+    from clad_lib.study.own_images import renew
+
+    kept = clad_lib.Detector.load(detector, device=device)
+    steps = {"--train": train, "--calibrate": calibrate}
+    if not any(steps.values()):
+        raise typer.BadParameter("expected --train FOLDER, --calibrate FOLDER, or both")
+    for step, folder in steps.items():
+        if folder is not None:
+            places = list(map(str, known or ()))
+            renew(kept, folder, train=step == "--train", places=places, strict=strict)
+    typer.echo(f"{kept.report()}\n{VOID}\nkept in {kept.save(detector, replace=True)}")
+
+
+@app.command()
+def export(
+    detector: Kept, onnx: Annotated[Path, typer.Option(help="the file to write, model.onnx")]
+) -> None:
+    """Write the detector Patches as an ONNX graph with its threshold, for use without clad."""
+    from clad_lib.study.onnx_graph import NOT_CARRIED
+
+    written = clad_lib.Detector.load(detector, device="cpu").to_onnx(onnx)
+    typer.echo(f"{written}: images to score and map. {NOT_CARRIED}")
 
 
 @app.command()

@@ -82,9 +82,9 @@ def runs(
 @app.command()
 def cache(clear: Annotated[bool, typer.Option(help="remove the decoded images")] = False) -> None:
     """Show the cache of decoded images, or clear it."""
-    from clad_lib.data import reading
+    from clad_lib.data import cache
 
-    for path, megabytes in reading.cache_contents():
+    for path, megabytes in cache.cache_contents():
         typer.echo(f"{megabytes:8.1f} MB  {path}")
     if clear:
-        typer.echo(f"removed {reading.clear_cache()} files")
+        typer.echo(f"removed {cache.clear_cache()} files")

@@ -57,9 +57,13 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sheets(study):
+    return sheets_of(study, MADE)
+
+
+def sheets_of(study, names):
     """Scores and truth of every setting, read here from the files of the run."""
     found, split = {}, study.split
-    for name in MADE:
+    for name in names:
         path = study.path(name) / "scores.parquet"
         if path.is_file():
             table = pd.read_parquet(path)
@@ -67,6 +71,8 @@ def sheets(study):
             calibration = table.score[table.split == "calibration"].to_numpy()
             setting = START if name == "ODIN" else Setting(name)
             found[setting] = calibration, test.score.to_numpy(), test.anomaly.to_numpy()
+    if not study.has("odin_grid"):
+        return found
     grid = study.find("odin_grid")
     for i, temperature in enumerate(grid.temperatures):
         for j, epsilon in enumerate(grid.epsilons):
@@ -115,11 +121,11 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="module", params=["lab", "voila"])
-def site(request, study, chromium, tmp_path_factory):
+@contextlib.contextmanager
+def opened_page(kind, study, chromium, settings):
     """The dashboard, run whole in JupyterLab or by Voila: its page, and all that it asked for."""
     folder, port = study.root.parent, free_port()
-    if request.param == "voila":
+    if kind == "voila":
         notebook = folder / "dashboard.ipynb"
         line, path = (
             voila_command(notebook, ip="127.0.0.1", port=port, browser=False),
@@ -129,24 +135,31 @@ def site(request, study, chromium, tmp_path_factory):
         line = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1"]
         line += [f"--port={port}", "--allow-root", "--IdentityProvider.token="]
         line, path = [*line, f"--ServerApp.root_dir={folder}"], "/api"
-    settings = lab_settings(tmp_path_factory.mktemp("settings"))
-    with serving(line, port, path, JUPYTERLAB_SETTINGS_DIR=str(settings)) as address:
+    variables = {"JUPYTERLAB_SETTINGS_DIR": str(lab_settings(settings))}
+    with serving(line, port, path, **variables) as address:
         context = chromium.new_context(viewport={"width": 1440, "height": 1000})
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         page = context.new_page()
         page.set_default_timeout(60_000)
-        page.asked, page.kind, page.failures = [], request.param, []
+        page.asked, page.kind, page.failures = [], kind, []
         page.on("request", lambda asked: page.asked.append(asked))
         page.on("pageerror", lambda error: page.failures.append(str(error)))
-        if request.param == "lab":
+        if kind == "lab":
             run_in_lab(page, f"{address}/lab/tree/dashboard.ipynb?reset")
         else:
             page.goto(address)
-        page.locator(".clad-map .gl-canvas-context").first.wait_for(timeout=PATIENCE)
         page.locator(".clad-counts td").first.wait_for(timeout=PATIENCE)
-        page.wait_for_timeout(1500)
         yield page
         context.close()
+
+
+@pytest.fixture(scope="module", params=["lab", "voila"])
+def site(request, study, chromium, tmp_path_factory):
+    settings = tmp_path_factory.mktemp("settings")
+    with opened_page(request.param, study, chromium, settings) as page:
+        page.locator(".clad-map .gl-canvas-context").first.wait_for(timeout=PATIENCE)
+        page.wait_for_timeout(1500)
+        yield page
 
 
 def lab_settings(folder):
@@ -165,16 +178,22 @@ def run_in_lab(page, address):
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.locator(".clad-map .gl-canvas-context").first.wait_for(timeout=PATIENCE)
+    page.locator(".clad-counts td").first.wait_for(timeout=PATIENCE)
     page.keyboard.press("Control+b")  # the list of files takes a third of the page
 
 
 @pytest.fixture(autouse=True)
-def picture(site, request):
+def picture(request):
+    site = request.getfixturevalue("site") if "site" in request.fixturenames else None
     yield
+    if site is not None:
+        keep_picture(site, request.node.name)
+
+
+def keep_picture(page, name):
     SCREENS.mkdir(exist_ok=True)
-    name = re.sub(r"[^\w-]+", "-", request.node.name)
-    site.screenshot(path=SCREENS / f"{name}.png", full_page=site.kind == "voila")
+    plain = re.sub(r"[^\w-]+", "-", name)
+    page.screenshot(path=SCREENS / f"{plain}.png", full_page=page.kind == "voila")
 
 
 def explorer(page):
@@ -275,6 +294,22 @@ def reset(page, sheets):
     wish(page, "10")
     explorer(page).get_by_role("button", name="Set by this rate").click()
     return agrees(page, sheets[START], *line_for(sheets[START], 0.1))
+
+
+@pytest.mark.browser_short
+def test_another_score_is_counted_on_a_page(chromium, tmp_path):
+    """The short one, for every change: a page of Voila over a run of two scores."""
+    config = make_config("digits", "CUR", profile="smoke", clusters=4, ae_epochs=1, clf_epochs=1)
+    study = open_study(config, runs=tmp_path / "runs", device="cpu", progress=False)
+    names = ("ODIN", "MSP")
+    assert all(study[name] for name in names)
+    prepare_notebook("dashboard.ipynb", study, tmp_path / "dashboard.ipynb")
+    sheets = sheets_of(study, names)
+    with opened_page("voila", study, chromium, tmp_path / "settings") as page:
+        agrees(page, sheets[START], *line_for(sheets[START], 0.1))
+        choose(page, Setting("MSP"))
+        agrees(page, sheets[Setting("MSP")], *line_for(sheets[Setting("MSP")], 0.1))
+        keep_picture(page, "short")
 
 
 def test_what_is_painted_first_is_final(site, sheets):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from clad_lib.data.reading import load_dataset
 from clad_lib.detector import Detector
 from clad_lib.judge import guarantees
 from clad_lib.judge.metrics import auroc
-from clad_lib.study import bundle
+from clad_lib.methods.patches import encode
+from clad_lib.study import bundle, own_images
 from clad_lib.study.store import StoreError
 
 NORMAL = [1, 4, 7]
@@ -170,8 +172,10 @@ def test_explain_says_where_and_shows_what_is_like_it(digits, patches, fitted):
     assert found.map.shape == (4, 4)
     assert found.map.min() >= 0
     assert (np.diff(found.distance) >= 0).all()
+    assert found.latent_class == patches.latent_class(digits[2][:1])[0]
     own = fitted.explain(fitted.examples[7], count=1)
     assert own.map is None
+    assert own.latent_class == -1
     assert (own.nearest[0] == fitted.examples[7].numpy()).all()
     assert own.distance[0] == 0
 
@@ -185,6 +189,117 @@ def test_the_map_points_at_a_planted_defect():
     defect[0, 18:23, 10:14] = 255
     row, column = np.unravel_index(detector.explain(defect).map.argmax(), (4, 4))
     assert (row, column) == (2, 1)
+
+
+def test_a_latent_class_is_the_nearest_cluster_and_follows_the_hidden_classes(patches):
+    _, test = load_dataset("digits")
+    normal = np.isin(test.labels, NORMAL)
+    found, hidden = patches.latent_class(test.images[normal]), test.labels[normal]
+    _, memory = patches.scorer.views[-1]
+    seen = encode(torch.from_numpy(test.images[normal][:50]), patches.scorer.views[-1][0])
+    expected = torch.cdist(seen.double(), memory.centres[1].double()).argmin(1)
+    assert (found[:50] == expected.numpy()).all()
+    assert patches.scorer.look(torch.from_numpy(test.images[:40]))[0].equal(
+        patches.scorer(torch.from_numpy(test.images[:40]))
+    )
+    majority = sum(np.bincount(hidden[found == each]).max() for each in np.unique(found))
+    assert majority / len(hidden) > 0.9  # against 0.36 for the most frequent digit
+
+
+def test_a_stream_that_drifts_is_noticed(digits, fitted):
+    same = fitted.drift(fitted.score(digits[1]))
+    assert same.alarm is None
+    other = fitted.drift(fitted.score(np.concatenate([digits[1][:30], digits[2]])))
+    assert other.alarm >= 30
+
+
+def test_the_graph_for_onnx_equals_the_detector(digits, patches, fitted, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = patches.to_onnx(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(path)
+    new = np.concatenate([digits[1][:60], digits[2]])
+    score, cells = session.run(None, {"images": (new / 255).astype(np.float32)})
+    np.testing.assert_allclose(score, patches.score(new), atol=1e-4)
+    maps = patches.scorer.map(torch.from_numpy(new)).numpy()
+    np.testing.assert_allclose(cells, maps, rtol=1e-4, atol=1e-4 * maps.max())
+    (one, _) = session.run(None, {"images": (new[:1] / 255).astype(np.float32)})
+    assert one[0] == pytest.approx(score[0], abs=1e-5)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["threshold"])["value"] == patches.threshold.value
+    assert json.loads(facts["calibration"]) == patches.calibrated.tolist()
+    assert "does not read pictures" in facts["not_carried"]
+    with pytest.raises(StoreError, match="only Patches"):
+        fitted.to_onnx(tmp_path / "other.onnx")
+    assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_without_the_packages_for_onnx_it_says_what_to_install(patches, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(StoreError, match=r"clad-lib\[onnx\]"):
+        patches.to_onnx(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_images_join_the_training_and_calibration_stays(digits, tmp_path):
+    place = write(digits[0][:60], tmp_path / "a")
+    detector = Detector("NearestImage").fit(place)
+    again = Detector.load(detector.save(tmp_path / "kept"))
+    held = set(again.known[again.counts["train"] :, 0].tolist())
+    new = write(digits[0][50:80], tmp_path / "b")  # ten of them are known already
+    own_images.renew(again, new, train=True)
+    assert again.counts == {"train": detector.counts["train"] + 20, "held": 22, "images": 80}
+    assert set(again.known[again.counts["train"] :, 0].tolist()) == held
+    known = {image.tobytes() for image in again.examples.numpy()}
+    added = {image.tobytes() for image in digits[0][60:80]}
+    assert known == {image.tobytes() for image in detector.examples.numpy()} | added
+    kept = digits[0][:60][[image.tobytes() not in known for image in digits[0][:60]]]
+    np.testing.assert_allclose(sorted(again.calibrated), sorted(again.score(kept)), rtol=1e-6)
+    assert again.threshold == guarantees.threshold_for(again.calibrated, alpha=0.1)
+    assert again.folders == [str(place), str(new)]
+    own_images.renew(again, write(digits[0][80:90], tmp_path / "c"), train=True)  # from two places
+    assert again.counts["images"] == 90
+
+
+def test_images_that_are_gone_are_said_and_may_lie_elsewhere(digits, tmp_path):
+    place = write(digits[0][:60], tmp_path / "a")
+    detector = Detector("NearestImage").fit(place)
+    before, new = detector.report(), digits[0][60:70]
+    (place / "003.png").unlink()
+    with pytest.raises(ValueError, match="1 of the 60 images that it was fitted to are gone"):
+        own_images.renew(detector, new, train=True)
+    place.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="60 of the 60"):
+        own_images.renew(detector, new, train=True)
+    with pytest.raises(ValueError, match="got 0 independent images"):
+        own_images.renew(detector, digits[0][:60], train=True)
+    assert detector.report() == before
+    places = [str(tmp_path / "moved"), digits[0][:60]]
+    own_images.renew(detector, new, train=True, places=places)
+    assert detector.counts["images"] == 70
+
+
+def test_other_calibration_images_give_another_threshold(digits, tmp_path):
+    detector = Detector("NearestImage").fit(digits[0][:60])
+    learnt, before = detector.examples.numpy(), detector.threshold
+    with pytest.raises(ValueError, match=r"got 5 independent images .* expected 22"):
+        own_images.renew(detector, np.concatenate([digits[1][:5], learnt]), train=False)
+    assert detector.threshold == before
+    own_images.renew(detector, np.concatenate([digits[1], learnt, digits[1][:9]]), train=False)
+    assert len(detector.calibrated) == len(digits[1])
+    np.testing.assert_allclose(sorted(detector.calibrated), sorted(detector.score(digits[1])))
+    again = Detector.load(detector.save(tmp_path / "kept"))
+    assert again.report() == detector.report()
+    assert again.threshold.n == len(digits[1])
+
+
+def test_more_than_the_memory_is_refused_before_a_picture_is_read(tmp_path, monkeypatch):
+    import psutil
+
+    (tmp_path / "a.png").write_bytes(b"never read")
+    found = psutil.virtual_memory()._replace(available=10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: found)
+    with pytest.raises(ValueError, match=r"about 1\.2 GB of memory, 1\.0 GB are free"):
+        Detector(size=64).fit(tmp_path)
 
 
 def test_other_methods_are_fitted_but_not_all_can_be_kept(digits, tmp_path):
@@ -204,6 +319,88 @@ def test_a_bundle_gives_equal_scores_and_promises(name, digits, tmp_path, reques
     assert again.threshold == detector.threshold
     one, other = (each.explain(digits[2][3]) for each in (detector, again))
     assert (one.nearest == other.nearest).all()
+
+
+def test_a_zip_is_the_same_bundle(digits, patches, kept, tmp_path):
+    place = patches.save(tmp_path / "kept.zip")
+    again = Detector.load(place)
+    assert (again.score(digits[1]) == Detector.load(kept).score(digits[1])).all()
+    with zipfile.ZipFile(place) as archive:
+        for name in archive.namelist():
+            assert name == bundle.RECORD or archive.read(name) == (kept / name).read_bytes()
+    with pytest.raises(StoreError, match="exists already"):
+        patches.save(place)
+    assert [each.name for each in tmp_path.iterdir()] == ["kept.zip"]
+
+
+def zipped(kept, place, more=(), method=zipfile.ZIP_DEFLATED, without=()):
+    with zipfile.ZipFile(place, "w", method) as archive:
+        for path in kept.iterdir():
+            if path.name not in without:
+                archive.write(path, path.name)
+        for name, content in more:
+            archive.writestr(name, content)
+    return place
+
+
+def test_a_zip_that_was_made_by_hand_is_read_and_a_wrong_one_refused(kept, tmp_path, monkeypatch):
+    assert Detector.load(zipped(kept, tmp_path / "a.zip")).report()
+    for name in ("../../evil", "/etc/evil", "C:\\evil", "sub/evil"):
+        place = zipped(kept, tmp_path / "b.zip", more=[(name, b"x")])
+        with pytest.raises(StoreError, match="and no more"):
+            Detector.load(place)
+    with pytest.raises(StoreError, match="and no more"):
+        Detector.load(zipped(kept, tmp_path / "c.zip", without=[bundle.CARD]))
+    with pytest.raises(StoreError, match="no detector in"):
+        Detector.load(zipped(kept, tmp_path / "d.zip", without=[bundle.RECORD]))
+    half = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "e.zip").write_bytes(half[: len(half) // 2])
+    with pytest.raises(StoreError, match="damaged"):
+        Detector.load(tmp_path / "e.zip")
+    monkeypatch.setattr(bundle, "LARGEST", 1000)
+    with pytest.raises(StoreError, match="and no more"):
+        Detector.load(tmp_path / "a.zip")
+    with pytest.raises(StoreError, match="and no more"):
+        Detector.load(kept)
+
+
+KILLED = """
+import os, signal, sys
+from clad_lib import Detector
+from clad_lib.study import bundle, own_images, store
+step, place, images = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+detector, count = Detector.load(place), 0
+own_images.renew(detector, images, train=False)
+def die(real):
+    def call(*words, **options):
+        global count
+        if count == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        return real(*words, **options)
+    return call
+for owner, name in [(os, "replace"), (os, "rmdir"), (os, "unlink"), (store.Path, "write_bytes")]:
+    setattr(owner, name, die(getattr(owner, name)))
+detector.save(place, replace=True)
+print("ended")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kept", "kept.zip"])
+def test_a_kill_while_it_is_replaced_leaves_the_old_bundle_or_the_new_one(digits, tmp_path, name):
+    new, found = write(digits[1][:40], tmp_path / "new"), set()
+    place = Detector("NearestImage").fit(digits[0][:60]).save(tmp_path / name)
+    for step in range(20):
+        words = [sys.executable, "-c", KILLED, str(step), str(place), str(new)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, -9), done.stderr
+        found.add(Detector.load(place).threshold.n)  # 22 before, 40 after: never anything else
+        if "ended" in done.stdout:
+            break
+    assert found == {22, 40}
+    assert "ended" in done.stdout
+    assert {each.name for each in tmp_path.glob("[!.]*")} == {"new", name}
 
 
 @pytest.mark.slow

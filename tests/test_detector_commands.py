@@ -1,6 +1,8 @@
 """The commands for one's own images, pressed as a newcomer would."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -52,7 +54,7 @@ def test_scores_of_a_folder_are_one_line_a_file(place, kept, tmp_path):
     done = press("score", kept, place / "odd", "--csv", csv, "--fail-on-alarm")
     assert done.exit_code == 3, done.output
     table = pd.read_csv(csv, keep_default_na=False)
-    assert list(table) == ["path", "score", "p_value", "alarm", "skipped"]
+    assert list(table) == ["path", "score", "p_value", "alarm", "latent_class", "skipped"]
     assert len(table) == 22
     assert table.path.str.endswith((".png", ".txt")).all()
     read = table[table.skipped == ""].astype({"score": float, "p_value": float})
@@ -61,7 +63,9 @@ def test_scores_of_a_folder_are_one_line_a_file(place, kept, tmp_path):
     np.testing.assert_allclose(read.score, detector.score(np.stack(pictures)), atol=1e-5)
     np.testing.assert_allclose(read.p_value, detector.p_value(np.stack(pictures)))
     assert (read.alarm == np.where(read.score > detector.threshold.value, "True", "False")).all()
+    assert (read.latent_class.astype(int) == detector.latent_class(np.stack(pictures))).all()
     left = table[table.skipped != ""].set_index("path").skipped
+    assert set(table.latent_class[table.skipped != ""]) == {""}
     assert left[str(place / "odd" / "notes.txt")] == "no picture by its name"
     assert left[str(place / "odd" / "broken.png")].startswith("not a readable image")
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
@@ -75,6 +79,24 @@ def test_normal_images_are_checked_for_a_shift_and_json_is_json(place, kept, tmp
     assert said["images"] == 50
     assert said["threshold"] == Detector.load(kept).threshold.value
     assert "Mann-Whitney" in said["exchangeability"]
+    assert "No drift was noticed in 50 images" in said["drift"]
+    assert "drifted at" not in said
+
+
+def test_a_drift_is_named_by_the_image_where_it_was_clear(kept, tmp_path):
+    _, test = load_dataset("digits")
+    normal = np.isin(test.labels, [1, 4, 7])
+    stream = tmp_path / "stream"  # in the order of its paths: first normal ones, then others
+    write(test.images[normal][:50], stream / "a")
+    write(test.images[~normal][:60], stream / "b")
+    words = ("score", kept, stream, "--csv", tmp_path / "s.csv", "--html", tmp_path / "p.html")
+    done = press(*words, "--normal", "--json")
+    assert done.exit_code == 0, done.output
+    said, table = json.loads(done.stdout.splitlines()[-1]), pd.read_csv(tmp_path / "s.csv")
+    found = Detector.load(kept).drift(table.score.dropna())
+    assert said["drifted at"] == table.path[found.alarm]
+    assert said["drifted at"].startswith(str(stream / "b"))
+    assert (tmp_path / "p.html").read_text(encoding="utf-8").count('role="img"') == 3
 
 
 def test_the_page_stands_alone(place, kept, tmp_path):
@@ -99,6 +121,119 @@ def test_what_a_detector_says_of_itself(kept):
     refused = press("threshold", kept, "--alpha", 0.001)
     assert refused.exit_code == 1
     assert "Nothing is promised" in refused.output
+
+
+def test_a_kept_detector_is_renewed_in_place(place, tmp_path):
+    zipped = tmp_path / "kept.zip"
+    for out in (tmp_path / "kept", zipped):
+        words = ("fit", place / "normal", "--out", out, "--method", "NearestImage")
+        assert press(*words).exit_code == 0
+        done = press("update", out, "--train", place / "new")
+        assert done.exit_code == 0, done.output
+        assert "170 images: 146 to learn from, 24 to calibrate" in done.output
+        assert "void" in done.output
+        assert "146 to learn from" in press("inspect", out).output
+    done = press("update", zipped, "--calibrate", place / "odd")
+    assert isinstance(done.exception, ValueError)
+    assert "got 20 independent images" in str(done.exception)
+    write([np.full((1, 8, 8), level, np.uint8) for level in range(30)], tmp_path / "grey")
+    done = press("update", zipped, "--calibrate", tmp_path / "grey")
+    assert done.exit_code == 0, done.output
+    assert "30 to calibrate" in done.output
+    assert press("update", zipped).exit_code == 2
+
+
+def test_training_images_that_moved_are_found_where_one_says(place, tmp_path):
+    copy = tmp_path / "copy"
+    write([np.asarray(Image.open(path))[None] for path in (place / "normal").iterdir()], copy)
+    out = tmp_path / "kept"
+    assert press("fit", copy, "--out", out, "--method", "NearestImage").exit_code == 0
+    copy.rename(tmp_path / "moved")
+    refused = press("update", out, "--train", place / "new")
+    assert "120 of the 120 images that it was fitted to are gone" in str(refused.exception)
+    done = press("update", out, "--train", place / "new", "--known", tmp_path / "moved")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_graph_is_exported_and_says_what_it_lacks(kept, tmp_path):
+    pytest.importorskip("onnxscript")
+    done = press("export", kept, "--onnx", tmp_path / "model.onnx")
+    assert done.exit_code == 0, done.output
+    assert "does not read pictures" in done.output
+    assert (tmp_path / "model.onnx").stat().st_size > 1000
+
+
+def phone_pictures(folder, count, seed, defects=0):
+    """JPEGs as telephones write them: two sizes, turned by a tag, lit differently."""
+    random = np.random.default_rng(seed)
+    folder.mkdir()
+    for number in range(count):
+        height, width = ((90, 120), (120, 90), (60, 80))[number % 3]
+        rows = np.linspace(0, 3, height)[:, None, None] * np.array([40, 25, 10])
+        pixels = 90 + rows + random.normal(0, 6, (height, width, 3)) + random.uniform(-15, 15)
+        if number < defects:
+            pixels[20:45, 30:55] = 250
+        picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        turned, tags = number % 8 + 1, Image.Exif()
+        undone = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that a tag undoes
+        tags[0x0112] = turned
+        picture = picture if turned == 1 else picture.transpose(Image.Transpose(undone[turned]))
+        picture.save(folder / f"IMG_{number:04}.JPG", "JPEG", quality=92, exif=tags)
+    return folder
+
+
+def test_a_folder_of_telephone_pictures_from_fit_to_export(tmp_path):
+    learnt = phone_pictures(tmp_path / "Meine Bilder é", 60, 0)
+    new = phone_pictures(tmp_path / "new", 24, 1)
+    odd = phone_pictures(tmp_path / "odd", 24, 2, defects=24)
+    whole = (new / "IMG_0000.JPG").read_bytes()
+    (learnt / "broken.jpg").write_bytes(whole[: len(whole) // 3])
+    (new / "broken.jpg").write_bytes(b"")
+    (new / "renamed.jpg").write_text("no picture", encoding="utf-8")
+    (new / "@eaDir").mkdir()
+    kept, csv = tmp_path / "kept", tmp_path / "scores.csv"
+    refused = press("fit", learnt, "--out", kept)
+    assert "--size 64" in str(refused.exception)
+    done = press("fit", learnt, "--out", kept, "--size", 32)
+    assert done.exit_code == 0, done.output
+    assert "1 not a readable image (such as " in done.output
+    done = press("score", kept, new, "--csv", csv, "--normal", "--html", tmp_path / "page.html")
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(csv, keep_default_na=False)
+    assert len(table) == 27
+    assert (table.skipped != "").sum() == 3
+    assert press("score", kept, odd, "--csv", csv, "--fail-on-alarm").exit_code == 3
+    done = press("evaluate", kept, "--normal", new, "--anomalous", odd)
+    assert float(done.output.split()[1]) > 0.95
+    assert press("inspect", kept).exit_code == press("threshold", kept, "--alpha", 0.1).exit_code
+
+
+STREAMED = """
+import resource, sys
+from clad_lib import Detector
+detector, peaks = Detector.load(sys.argv[1]), []
+for folder in sys.argv[2:]:
+    count = sum(len(images) for _, images in detector.score_folder(folder, batch=64))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(count, peaks[-1])
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
+    pytest.importorskip("resource")
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (2000, 64, 64, 3), dtype=np.uint8)
+    detector = Detector("NearestImage").fit(pictures[:60].transpose(0, 3, 1, 2))
+    few, many = tmp_path / "few", tmp_path / "many"
+    for folder, count in ((few, 200), (many, 2000)):
+        folder.mkdir()
+        for number, picture in enumerate(pictures[:count]):
+            Image.fromarray(picture).save(folder / f"{number}.bmp")
+    words = [sys.executable, "-c", STREAMED, str(detector.save(tmp_path / "kept")), few, many]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    (one, before), (other, after) = (map(int, line.split()) for line in done.stdout.splitlines())
+    assert (one, other) == (200, 2000)
+    assert after - before < 10_000  # kilobytes; the pictures alone are 24,000
 
 
 def test_two_folders_are_told_apart(place, kept):

@@ -15,8 +15,7 @@ from pathlib import Path
 import nbformat
 import plotly.graph_objects as go
 
-from clad_lib.look.files import png_bytes
-from clad_lib.look.report import PLOTLY, pictures_of
+from clad_lib.look.report import PLOTLY, png_bytes
 from clad_lib.study.notebooks import (
     Kernel,
     NotebookError,
@@ -38,7 +37,7 @@ def keep_static(notebook: Path, figures: Path) -> None:
     `figures`; widgets become a sentence; progress bars and what papermill noted go.
     """
     document = nbformat.read(notebook, as_version=4)
-    pictures = iter([picture for picture in pictures_of(notebook) if picture.figure])
+    number = 0
     for cell in document.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k == "tags"})
         kept = [out for out in cell.get("outputs", []) if not PROGRESS.search(out.get("text", ""))]
@@ -48,13 +47,14 @@ def keep_static(notebook: Path, figures: Path) -> None:
                 told = {"text/markdown": INTERACTIVE, "text/plain": INTERACTIVE.strip("*")}
                 output["data"] = nbformat.from_dict(told)
             elif PLOTLY in data:
-                picture = next(pictures)
-                drawn = png_bytes(go.Figure(picture.figure))
+                figure, number = go.Figure(data[PLOTLY]), number + 1
+                about = dict(figure.layout.meta)
+                slug = "_".join(re.findall(r"[a-z0-9]+", about["title"].lower())[:5])
+                drawn = png_bytes(figure)
                 if drawn is None:
                     raise NotebookError("static pictures need Chrome or Chromium: install one")
-                (figures / f"{picture.name}.png").write_bytes(drawn)
+                (figures / f"{notebook.stem}-{number}-{slug}.png").write_bytes(drawn)
                 data["image/png"] = base64.b64encode(drawn).decode()
-                about = {"alt": picture.alt, "title": picture.title}
                 output["metadata"] = nbformat.from_dict({"image/png": about})
         if "outputs" in cell:
             cell.outputs = kept

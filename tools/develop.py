@@ -19,7 +19,6 @@ import json
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -30,9 +29,9 @@ from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
 from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
-from clad_lib.methods.fused import fused, trust
+from clad_lib.methods.fused import fused
 from clad_lib.methods.patches import patches
-from clad_lib.methods.rotation import rotation_network
+from clad_lib.methods.rotation import fit_rotation, held_out, rotation, rotation_network
 
 DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
 TABLE = Path(__file__).parents[1] / "results" / "development.csv"
@@ -76,34 +75,37 @@ def development_split(
 def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Tensor]:
     """Scores of the test images by the method ("") and by each of its parts, name -> (N,).
 
-    Fused takes the pseudo-labels of autoencoder and DEC; "Fused, no labels" one label for all.
+    Rotation, DEC labels takes the pseudo-labels of autoencoder and DEC in place of the setting
+    `rotation_labels`.
     """
     if method == "Patches":
         scorer = patches(split, settings)
         return {"": scorer(split.test), **scorer.parts(split.test)}
-    if method not in ("Fused", "Fused, no labels"):
-        raise ValueError(f"unknown method {method!r}: expected Patches, Fused or Fused, no labels")
-    with seeded(settings.seed):
-        if method == "Fused":
+    if method == "Rotation, DEC labels":
+        with seeded(settings.seed):
             found = clusters(split, settings, autoencoder(split, settings))
-        else:
-            found = SimpleNamespace(labels=np.zeros(len(split.train), dtype=np.int64))
-        experts = fused(split, settings, rotation_network(split, settings, found))
+            kept = ~held_out(split.train_tracks, seed=settings.seed)
+            labels = torch.from_numpy(found.labels)[kept]
+            network = fit_rotation(split.train[kept], labels, split, settings)
+        scorer = rotation(split, settings, network)
+        return {"": scorer(split.test), **scorer.parts(split.test)}
+    if method != "Fused":
+        raise ValueError(
+            f"unknown method {method!r}: expected Patches, Fused, Rotation, DEC labels"
+        )
+    with seeded(settings.seed):
+        experts = fused(split, settings, rotation_network(split, settings))
     turning = experts.experts["Rotation"]
     p_values = {name: -torch.log(p) for name, p in experts.p_values(split.test).items()}
-    both = {
-        f"weight of rotation {weight:.2f}": p_values["Patches"] + weight * p_values["Rotation"]
-        for weight in (0.25, 0.5, 1.0, 2.0)
-    }
     plain = {name: expert(split.test) for name, expert in experts.experts.items()}
     sums = {
-        f"sum of scores, weight of rotation {weight:.2f}": plain["Patches"]
-        + weight * plain["Rotation"]
-        for weight in (0.25, 0.5, 1.0, 2.0, trust(turning.accuracy))
+        f"{kind}, weight of rotation {weight:g}": values["Patches"] + weight * values["Rotation"]
+        for kind, values in (("-log p", p_values), ("scores", plain))
+        for weight in (0.25, 0.5, 1, 2, 4)
     }
-    accuracy = {f"accuracy {turning.accuracy:.3f}": p_values["Rotation"]}
+    accuracy = {f"accuracy {turning.accuracy:.3f}": plain["Rotation"]}
     parts = turning.parts(split.test)
-    return {"": experts(split.test), **p_values, **parts, **both, **sums, **accuracy}
+    return {"": experts(split.test), "Patches": plain["Patches"], **parts, **sums, **accuracy}
 
 
 def main() -> None:

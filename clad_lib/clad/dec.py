@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
+from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from clad_lib.clad.networks import Clusters, ConvAutoencoder, Trained
-from clad_lib.clad.training import device_of, fit, infer
+from clad_lib.clad.training import device_of, fit, infer, options_of
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
 
 DEAD_SHARE = 0.05  # a cluster with less than this share of an even share is dead
+EMPTY = "DEC left {} of {} clusters empty: k-means' are kept; try fewer, or a smaller dec_lr"
 
 
 class ClusterHealth(NamedTuple):
@@ -66,7 +69,10 @@ class DEC(nn.Module):
         return soft_assignment(self.autoencoder.encode(images), self.centroids)
 
 
-def kmeans(latents: np.ndarray, *, clusters: int, inits: int, seed: int) -> KMeans:
+Watch = Callable[[DEC], object]  # `id`, the default, changes nothing
+
+
+def kmeans(latents: np.ndarray, clusters: int, *, inits: int, seed: int) -> KMeans:
     """scikit-learn's k-means of latents (N, D), the best of `inits` starts; same seed, same bits.
 
     Raises ValueError for fewer latents than clusters, and for NaN or infinite values.
@@ -80,61 +86,33 @@ def kmeans(latents: np.ndarray, *, clusters: int, inits: int, seed: int) -> KMea
         return KMeans(clusters, n_init=inits, random_state=seed).fit(latents)
 
 
-def clusters(split: Split, settings: Settings, autoencoder: Trained) -> Clusters:
+def clusters(
+    split: Split, settings: Settings, autoencoder: Trained, *, watch: Watch = id
+) -> Clusters:
     """Stage 2: DEC's pseudo-labels of the training images.
 
+    Sharpens k-means clusters by minimising KL(p || q) over encoder and centroids (equation 2). The
+    target p is computed anew over all N images before each epoch; training stops when fewer than
+    dec_tolerance of the labels change in an epoch. With a dead cluster at the end, the k-means
+    clusters are kept and a warning says so. `batch_target` is the published defect: p from each
+    mini-batch, images in fixed order. The autoencoder stays as it is.
+
     Reads clusters, kmeans_inits, dec_epochs, dec_lr, dec_optimizer, dec_batch, dec_tolerance,
-    min_steps and batch_target.
+    min_steps and batch_target. `watch` is called with the model before training and after each
+    epoch. Raises ValueError for fewer images than clusters, and where all fall into one cluster.
     """
-    model: Any = autoencoder.model
-    return fit_dec(
-        model,
-        split.train,
-        clusters=settings.clusters,
-        epochs=settings.dec_epochs,
-        min_steps=settings.min_steps,
-        lr=settings.dec_lr,
-        optimizer=settings.dec_optimizer,
-        batch_size=settings.dec_batch,
-        inits=settings.kmeans_inits,
-        tolerance=settings.dec_tolerance,
-        seed=settings.seed,
-        batch_target=settings.batch_target,
-        progress=settings.progress,
-    )
-
-
-def fit_dec(
-    autoencoder: ConvAutoencoder,
-    images: Tensor,
-    *,
-    clusters: int,
-    seed: int,
-    inits: int = 20,
-    tolerance: float = 1e-3,
-    batch_target: bool = False,
-    **training: Any,
-) -> Clusters:
-    """Sharpen k-means clusters by minimising KL(p || q) over encoder and centroids (equation 2).
-
-    images (N, C, H, W). The target p is computed anew over all N images before each epoch;
-    training stops when fewer than `tolerance` of the labels change in an epoch. With a dead
-    cluster at the end, the k-means clusters are kept and a warning says so. `batch_target` is the
-    published defect: p from each mini-batch, images in fixed order. `training` are the epochs,
-    batch_size, lr, optimizer and so on of `fit`. The autoencoder stays as it is.
-
-    Raises ValueError for fewer images than clusters, and where all fall into one cluster.
-    """
-    latents = infer(autoencoder, images, function=autoencoder.encode)
-    start = kmeans(latents.numpy(), clusters=clusters, inits=inits, seed=seed)
-    centroids = torch.from_numpy(start.cluster_centers_)
-    model = DEC(copy.deepcopy(autoencoder), centroids).to(device_of(autoencoder))
+    images, plain = split.train, cast(Any, autoencoder.model)
+    latents = infer(plain, images, function=plain.encode).numpy()
+    best = kmeans(latents, settings.clusters, inits=settings.kmeans_inits, seed=settings.seed)
+    centroids, device = torch.from_numpy(best.cluster_centers_), device_of(plain)
+    model = DEC(copy.deepcopy(plain), centroids).to(device)
     soft, churn, entropy = infer(model, images), list[float](), list[float]()
-    target = target_distribution(soft).to(device_of(model))
+    target = target_distribution(soft).to(device)
+    watch(model)
 
     def divergence(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
         soft = model(images)
-        target = target_distribution(soft).detach() if batch_target else target
+        target = target_distribution(soft).detach() if settings.batch_target else target
         return kl_div(soft.log(), target, reduction="batchmean")
 
     def settled(_epoch: int, _loss: float) -> bool:
@@ -143,26 +121,26 @@ def fit_dec(
         target.copy_(target_distribution(soft))
         churn.append(float((soft.argmax(1) != before).float().mean()))
         entropy.append(cluster_health(soft.numpy()).entropy)
-        return churn[-1] < tolerance
+        watch(model)
+        return churn[-1] < settings.dec_tolerance
 
-    hooks: Any = dict(shuffle=not batch_target, on_epoch_end=settled, title="DEC")
-    losses = fit(model, divergence, images, target, seed=seed, **hooks, **training)
-    dead = cluster_health(soft.numpy()).dead
-    converged = not dead and bool(churn) and churn[-1] < tolerance
+    options = options_of("dec", settings) | dict(on_epoch_end=settled, title="DEC")
+    options |= dict(epochs=settings.dec_epochs, optimizer=settings.dec_optimizer)
+    losses = fit(model, divergence, images, target, shuffle=not settings.batch_target, **options)
+    labels, dead = soft.numpy().argmax(1), len(cluster_health(soft.numpy()).dead)
     if dead:
-        told = f"DEC left {len(dead)} of {clusters} clusters empty: k-means' are kept"
-        warnings.warn(f"{told}; fewer clusters or a smaller dec_lr may help", stacklevel=2)
-        soft = torch.cat([soft_assignment(part, centroids) for part in latents.split(1024)])
-        labels = start.labels_
+        warnings.warn(EMPTY.format(dead, settings.clusters), stacklevel=2)
+        labels, parts = best.labels_, torch.from_numpy(latents).split(1024)
+        soft = torch.cat([soft_assignment(part, centroids) for part in parts])
     else:
-        latents = infer(model, images, function=model.autoencoder.encode)
-        labels = soft.numpy().argmax(1)
-    used, numbered = np.unique(labels, return_inverse=True)  # clusters without images drop out
-    if len(used) < 2:
+        latents = infer(model, images, function=model.autoencoder.encode).numpy()
+    numbered = np.unique(labels, return_inverse=True)[1]  # clusters without images drop out
+    if not numbered.any():
         raise ValueError("all images fell into one cluster: use a larger latent or more images")
-    q, curves = soft.numpy(), (losses, np.asarray(churn), np.asarray(entropy))
-    found = (latents.numpy(), q, numbered.astype(np.int64), q[np.arange(len(labels)), labels])
-    return Clusters(*found, *curves, "k-means" if dead else "dec", converged)
+    converged = bool(churn) and churn[-1] < settings.dec_tolerance and not dead
+    q, end = soft.numpy(), ("k-means" if dead else "dec", converged)
+    found = latents, q, numbered.astype(np.int64), q[np.arange(len(q)), labels], losses
+    return Clusters(*found, np.asarray(churn), np.asarray(entropy), *end)
 
 
 def cluster_health(soft: np.ndarray) -> ClusterHealth:
@@ -176,6 +154,4 @@ def cluster_health(soft: np.ndarray) -> ClusterHealth:
 
 def purity(labels: np.ndarray, hidden: np.ndarray) -> float:
     """Share of images whose hidden class is the commonest of their cluster. Analysis only."""
-    table = np.zeros((labels.max() + 1, hidden.max() + 1), dtype=np.int64)
-    np.add.at(table, (labels, hidden), 1)
-    return float(table.max(1).sum() / table.sum())
+    return float(contingency_matrix(labels, hidden).max(1).sum() / len(labels))

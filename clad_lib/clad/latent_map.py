@@ -68,7 +68,7 @@ def tsne(
             f"got perplexity {perplexity}, iterations {iterations}, jobs {jobs} and seed {seed}: "
             f"expected 1 or more of each, the seed from 0 to {2**31 - 1}"
         )
-    data = _scaled(latents, latents)
+    data = _scaled(latents)
     if len(data) < SMALLEST:
         raise ValueError(f"got {len(data)} latents: expected {SMALLEST} or more; use more images")
     used, early = float(min(perplexity, (len(data) - 1) / 3)), min(250, iterations // 3)
@@ -99,43 +99,20 @@ def tsne(
     return LatentMap(points, rows, "multicore" if kind else "opentsne", used, seed)
 
 
-def place(drawn: LatentMap, latents: np.ndarray, new: np.ndarray, *, jobs: int = 2) -> np.ndarray:
-    """Where new latents (M, D) fall on the map of `latents` (N, D): (M, 2) float32; N stay put.
-
-    Each starts at the median of its neighbours and is moved by openTSNE's transform (Policar et al.
-    2023), whichever library drew the map. Raises ValueError when the three do not fit together.
-    """
-    from openTSNE import TSNEEmbedding
-    from openTSNE.affinity import PerplexityBasedNN
-
-    if len(latents) != len(drawn.points) or latents.shape[1:] != new.shape[1:]:
-        raise ValueError(
-            f"got a map of {len(drawn.points)} points, latents {latents.shape}, new {new.shape}: "
-            "expected the latents that the map was made of, and new ones of the same size"
-        )
-    known, more = _scaled(latents, latents), _scaled(new, latents)
-    shared = dict(n_jobs=jobs, random_state=drawn.seed)
-    near = PerplexityBasedNN(known, drawn.perplexity, method="exact", **shared)
-    points = drawn.points.astype(np.float64)
-    reference = TSNEEmbedding(points, near, negative_gradient_method="bh", **shared)
-    return np.asarray(reference.transform(more, perplexity=min(5.0, drawn.perplexity)), np.float32)
-
-
-def _scaled(latents: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Latents centred and scaled as brings the known ones to unit spread, float64."""
-    data, known = (np.asarray(each, dtype=np.float64) for each in (latents, known))
+def _scaled(latents: np.ndarray) -> np.ndarray:
+    """Latents centred and scaled to unit spread, float64."""
+    data = np.asarray(latents, dtype=np.float64)
     if data.ndim != 2 or not data.size or not np.isfinite(data).all():
         raise ValueError(
             f"got latents {data.shape}, {np.isnan(data).sum()} values NaN: expected finite numbers "
             "(N, D); train the autoencoder again, or leave those images out"
         )
-    centre = known.mean(0)
-    scale = float((known - centre).std())
-    if not 1e-12 * np.abs(known).max() < scale < np.inf:
+    centred = data - data.mean(0)
+    if not 1e-12 * np.abs(data).max() < centred.std() < np.inf:
         raise ValueError(
             "latents are all the same, or too large: expected finite points that differ"
         )
-    return np.ascontiguousarray((data - centre) / scale)
+    return np.ascontiguousarray(centred / centred.std())
 
 
 def _start(data: np.ndarray) -> np.ndarray:

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, unfold
-from torch.nn.grad import conv2d_input
 
+from clad_lib.clad.small_maps import SmallMapConv2d
 from clad_lib.config import Encoder, Settings, Stem
 from clad_lib.data.split import Split
 
@@ -65,11 +64,12 @@ def statistics(split: Split, settings: Settings) -> dict[str, Any]:
     They are those of the training images; with the published defect, the mean of each hidden
     class's own.
     """
-    if not settings.hidden_statistics:
-        return dict(zip(("mean", "std"), channel_statistics(split.train), strict=True))
-    classes = torch.from_numpy(split.answers.train_class)
-    each = [channel_statistics(split.train[classes == k]) for k in classes.unique()]
-    mean, std = (torch.stack(part).mean(0) for part in zip(*each, strict=True))
+    groups = [split.train]
+    if settings.hidden_statistics:
+        classes = torch.from_numpy(split.answers.train_class)
+        groups = [split.train[classes == k] for k in classes.unique()]
+    parts = zip(*map(channel_statistics, groups), strict=True)
+    mean, std = (torch.stack(part).mean(0) for part in parts)
     return {"mean": mean, "std": std}
 
 
@@ -160,44 +160,6 @@ def _double_level(inputs: int, outputs: int) -> list[nn.Module]:
     return [first, nn.BatchNorm2d(outputs), nn.ELU(), second, nn.BatchNorm2d(outputs), nn.ELU()]
 
 
-class SmallMapConv2d(nn.Conv2d):
-    """A 3x3 convolution whose weight gradient is one matrix product where the map is at most 2x2.
-
-    Some CPU kernels of torch accumulate that gradient image by image, which is slow for many
-    filters on a tiny map; how slow depends on the processor (`benchmarks/training.py`). Results
-    are the same up to rounding. It shares the weight of the convolution that it replaces.
-    """
-
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__(conv.in_channels, conv.out_channels, 3, conv.stride[0], 1, bias=False)
-        self.weight = conv.weight
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C', h', w')."""
-        stride, autocast = self.stride[0], torch.is_autocast_enabled("cpu")
-        if not self.training or maps.device.type != "cpu" or maps.shape[-1] > 2 * stride:
-            return super().forward(maps)
-        dtype = torch.get_autocast_dtype("cpu") if autocast else maps.dtype
-        return _SmallMapProduct.apply(maps.to(dtype), self.weight.to(dtype), stride)
-
-
-class _SmallMapProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, maps, weight, stride):
-        ctx.save_for_backward(maps, weight)
-        ctx.window = dict(stride=stride, padding=1)
-        return conv2d(maps, weight, **ctx.window)
-
-    @staticmethod
-    def backward(ctx, grad):
-        maps, weight = ctx.saved_tensors
-        grad_maps = conv2d_input(maps.shape, weight, grad, **ctx.window)
-        columns = grad.permute(0, 2, 3, 1).reshape(-1, len(weight))  # (N h' w', C')
-        patches = unfold(maps, 3, **ctx.window).transpose(1, 2)  # (N, h' w', C 3 3)
-        grad_weight = columns.T @ patches.reshape(len(columns), -1)
-        return grad_maps, grad_weight.view_as(weight), None
-
-
 class ResNet18(nn.Module):
     """torchvision's ResNet-18 (He et al. 2016) with standardisation inside and a stem of its own.
 
@@ -242,7 +204,41 @@ class ResNet18(nn.Module):
         return self.logits(self.features(images))
 
 
+class PlainNet(nn.Module):
+    """Seven 3x3 convolutions with batch norm and GELU, and the mean over the last map.
+
+    In the manner of airbench (Jordan 2024): no shortcuts and few filters at high resolution, so
+    that a second buys many training steps. Images above 32 pixels are halved by the first
+    convolution.
+
+    `statistics` are the mean and std of Standardise. Images (N, C, S, S) in [0, 1], S at least 8,
+    -> logits (N, K); `features` -> (N, 256), which `head` takes.
+    """
+
+    def __init__(self, channels: int, size: int, *, classes: int, **statistics: Tensor):
+        super().__init__()
+        self.shape = dict(channels=channels, size=size, classes=classes)
+        self.standardise = Standardise(channels, **statistics)
+        self.trunk = nn.Sequential(
+            *_gelu_level(channels, 32, stride=2 if size > 32 else 1),
+            *_gelu_level(32, 32), nn.MaxPool2d(2),  # (N, 32, 16, 16) of 32 pixels
+            *_gelu_level(32, 64), nn.MaxPool2d(2),  # (N, 64, 8, 8)
+            *_gelu_level(64, 128), *_gelu_level(128, 128), nn.MaxPool2d(2),  # (N, 128, 4, 4)
+            *_gelu_level(128, 256), *_gelu_level(256, 256),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Linear(256, classes)
+
+    features, logits, forward = ResNet18.features, ResNet18.logits, ResNet18.forward
+
+
+def _gelu_level(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.GELU()]
+
+
 NETWORKS: dict[str, type[nn.Module]] = {
     "ConvAutoencoder": ConvAutoencoder,
     "ResNet18": ResNet18,
+    "PlainNet": PlainNet,
 }  # those that can be built again from their `shape`

@@ -5,10 +5,9 @@ Higher = more anomalous, always. All of them return float64 on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
@@ -118,19 +117,18 @@ def _finite(features: Tensor) -> Tensor:
     return features.cpu().float()
 
 
-def rank_average(scores: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean over scores of the share of reference images that score lower, ties half.
-
-    `scores` holds arrays (N,), `reference` as many arrays (n,) of normal images kept for this
-    alone -> (N,) in [0, 1]. A threshold must be calibrated on others.
-    """
-    if not scores or len(scores) != len(reference) or not all(map(len, reference)):
-        raise ValueError(
-            f"got {len(scores)} scores and references of {list(map(len, reference))} images: "
-            "expected a reference for each score; set more normal images aside"
-        )
-    ranks = []
-    for values, known in zip(scores, map(np.sort, reference), strict=True):
-        low, high = (np.searchsorted(known, values, side=side) for side in ("left", "right"))
-        ranks.append((low + high) / (2 * len(known)))
-    return np.mean(ranks, axis=0)
+# name -> score of N images from their outputs, those of the M training images, the M pseudo-labels
+# and the classifier's last layer
+POSTHOC: dict[str, Callable[[Outputs, Outputs, Tensor, nn.Linear], Tensor]] = {
+    "MSP": lambda tested, train, labels, head: msp(tested.logits),
+    "MaxLogit": lambda tested, train, labels, head: max_logit(tested.logits),
+    "Energy": lambda tested, train, labels, head: energy(tested.logits),
+    "KNN": lambda tested, train, labels, head: knn(tested.features, train.features),
+    "Mahalanobis": lambda tested, train, labels, head: mahalanobis(
+        tested.features, train.features, labels
+    ),
+    "RelativeMahalanobis": lambda tested, train, labels, head: mahalanobis(
+        tested.features, train.features, labels, relative=True
+    ),
+    "ViM": lambda tested, train, labels, head: vim(tested, train, head),
+}

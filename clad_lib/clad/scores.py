@@ -11,17 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clad_lib.clad.networks import Clusters, ResNet18, Trained
-from clad_lib.clad.posthoc import (
-    Outputs,
-    energy,
-    knn,
-    log_confidence,
-    mahalanobis,
-    max_logit,
-    msp,
-    rank_average,
-    vim,
-)
+from clad_lib.clad.posthoc import POSTHOC, Outputs, log_confidence, msp
 from clad_lib.clad.training import as_unit, device_of, evaluating, infer, precision
 from clad_lib.config import Settings, Unit
 from clad_lib.data.split import Split
@@ -122,22 +112,6 @@ def odin_grid(
     return found
 
 
-def one_pass(
-    tested: Outputs, train: Outputs, labels: Tensor, head: nn.Linear
-) -> dict[str, np.ndarray]:
-    """Every score of N images that needs outputs alone; labels (M,) of the M training images."""
-    found = {
-        "MSP": msp(tested.logits),
-        "MaxLogit": max_logit(tested.logits),
-        "Energy": energy(tested.logits),
-        "KNN": knn(tested.features, train.features),
-        "Mahalanobis": mahalanobis(tested.features, train.features, labels),
-        "RelativeMahalanobis": mahalanobis(tested.features, train.features, labels, relative=True),
-        "ViM": vim(tested, train, head),
-    }
-    return {name: values.numpy() for name, values in found.items()}
-
-
 def part_outputs(split: Split, settings: Settings, classifier: Trained) -> PartOutputs:
     """The classifier's outputs for every image of the split; reads no setting."""
     model: Any = classifier.model
@@ -162,75 +136,32 @@ def odin_scores(split: Split, settings: Settings, classifier: Trained) -> Scorer
 
     The published code's factor is applied once, whichever of the two last settings asks for it.
     """
-    published = settings.odin_factor or settings.epsilon_unit == "published"
-    return partial(
-        odin,
-        classifier.model,
-        temperature=settings.temperature,
-        epsilon=settings.epsilon,
-        unit="published" if published else "pixel",
-    )
+    unit = "published" if settings.odin_factor else settings.epsilon_unit
+    options = dict(temperature=settings.temperature, epsilon=settings.epsilon, unit=unit)
+    return partial(odin, classifier.model, **options)
 
 
-def _scored(outputs: PartOutputs, score: Callable[[Outputs], Tensor]) -> Scored:
-    return Scored(score(outputs.calibration).numpy(), score(outputs.test).numpy())
+def _one_pass(name: str) -> Callable[..., Scored]:
+    def scores(
+        split: Split, settings: Settings, clusters: Clusters, classifier: Any, outputs: PartOutputs
+    ) -> Scored:
+        others = outputs.train, torch.from_numpy(clusters.labels), classifier.model.head
+        parts = outputs.calibration, outputs.test
+        return Scored(*(POSTHOC[name](part, *others).numpy() for part in parts))
+
+    return scores
 
 
-def msp_scores(split: Split, settings: Settings, outputs: PartOutputs) -> Scored:
-    """`msp` of a split; reads no setting."""
-    return _scored(outputs, lambda part: msp(part.logits))
-
-
-def max_logit_scores(split: Split, settings: Settings, outputs: PartOutputs) -> Scored:
-    """`max_logit` of a split; reads no setting."""
-    return _scored(outputs, lambda part: max_logit(part.logits))
-
-
-def energy_scores(split: Split, settings: Settings, outputs: PartOutputs) -> Scored:
-    """`energy` of a split; reads no setting."""
-    return _scored(outputs, lambda part: energy(part.logits))
-
-
-def knn_scores(split: Split, settings: Settings, outputs: PartOutputs) -> Scored:
-    """`knn` of a split among its training features; reads no setting."""
-    return _scored(outputs, lambda part: knn(part.features, outputs.train.features))
-
-
-def mahalanobis_scores(
-    split: Split,
-    settings: Settings,
-    clusters: Clusters,
-    outputs: PartOutputs,
-    *,
-    relative: bool = False,
-) -> Scored:
-    """`mahalanobis` of a split to its clusters; reads no setting."""
-    known, labels = outputs.train.features, torch.from_numpy(clusters.labels)
-    return _scored(
-        outputs, lambda part: mahalanobis(part.features, known, labels, relative=relative)
-    )
-
-
-def relative_mahalanobis_scores(
-    split: Split, settings: Settings, clusters: Clusters, outputs: PartOutputs
-) -> Scored:
-    """`mahalanobis` of a split relative to one Gaussian; reads no setting."""
-    return mahalanobis_scores(split, settings, clusters, outputs, relative=True)
-
-
-def vim_scores(
-    split: Split, settings: Settings, classifier: Trained, outputs: PartOutputs
-) -> Scored:
-    """`vim` of a split; reads no setting."""
-    head: Any = classifier.model.head
-    return _scored(outputs, lambda part: vim(part, outputs.train, head))
+# the rows of POSTHOC's scores; they read no setting
+msp_scores, max_logit_scores, energy_scores, knn_scores, *_others = map(_one_pass, POSTHOC)
+mahalanobis_scores, relative_mahalanobis_scores, vim_scores = _others
 
 
 def rank_average_scores(split: Split, settings: Settings, *scored: Scored) -> Scored:
-    """`rank_average` of other methods' scores; reads no setting.
+    """Mean over other methods of the share of reference images that score lower, ties half.
 
-    The ranks are among one half of the calibration images, by whole tracks; the other half stays
-    for thresholds. Raises ValueError for fewer than two calibration tracks.
+    The reference is one half of the calibration images, by whole tracks; the other half stays for
+    thresholds. Scores are in [0, 1]; reads no setting. Raises ValueError for fewer than two tracks.
     """
     tracks, place = np.unique(split.calibration_tracks, return_inverse=True)
     order = np.random.default_rng(settings.seed).permutation(len(tracks))
@@ -240,6 +171,11 @@ def rank_average_scores(split: Split, settings: Settings, *scored: Scored) -> Sc
             f"got {len(tracks)} calibration image(s) or track(s): expected 2 or more; raise the "
             "setting `calibration`"
         )
-    calibration, test, *_ = zip(*scored, strict=True)
-    reference = [each[used] for each in calibration]
-    return Scored(rank_average(calibration, reference), rank_average(test, reference), used)
+
+    def shares(each: Scored, values: np.ndarray) -> np.ndarray:
+        known = np.sort(each.calibration[used])
+        low, high = (np.searchsorted(known, values, side=side) for side in ("left", "right"))
+        return (low + high) / (2 * len(known))
+
+    calibration = np.mean([shares(each, each.calibration) for each in scored], axis=0)
+    return Scored(calibration, np.mean([shares(each, each.test) for each in scored], axis=0), used)

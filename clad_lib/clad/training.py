@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ from tqdm import tqdm
 from clad_lib.clad.networks import Clusters, ConvAutoencoder, ResNet18, Trained, statistics
 from clad_lib.config import Optimiser, Schedule, Settings
 from clad_lib.data.split import Split
+
+OPTIMISERS: dict[str, Callable[..., Any]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
 
 
 class TrainingError(RuntimeError):
@@ -31,10 +37,8 @@ def as_unit(images: Tensor) -> Tensor:
 
 def pick_device(name: str = "auto") -> torch.device:
     """The device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; ValueError when it is not there."""
-    mps = int(torch.backends.mps.is_available())
-    found = {"cuda": torch.cuda.device_count(), "mps": mps, "cpu": 1}
-    if name == "auto":
-        name = next(kind for kind, count in found.items() if count)
+    found = {"cuda": torch.cuda.device_count(), "mps": torch.mps.device_count(), "cpu": 1}
+    name = next(kind for kind, count in found.items() if count) if name == "auto" else name
     kind, _, index = name.partition(":")
     if kind not in found or (index and not index.isdigit()):
         raise ValueError(f"unknown device {name!r}: expected auto, cpu, cuda, cuda:N or mps")
@@ -85,7 +89,6 @@ def fit(
     seed: int,
     min_steps: int = 0,
     optimizer: Optimiser = "adam",
-    momentum: float = 0.9,
     weight_decay: float = 0.0,
     schedule: Schedule = "constant",
     shuffle: bool = True,
@@ -96,13 +99,12 @@ def fit(
     """Train `model` on whole tensors of equal length; gives the mean loss of each epoch (epochs,).
 
     `loss(model, *batch)` gives a scalar; uint8 tensors reach it as float32 in [0, 1]. There are
-    `epochs`, or as many more as make `min_steps` optimiser steps. `schedule` is `constant` or
-    `onecycle` (Smith & Topin 2019, peak at `lr`). The order of the batches depends on `seed` alone;
-    a last batch of one image joins the one before where a batch norm could not normalise it.
-    `on_epoch_end(epoch, mean_loss)` ends training by returning True; it may rewrite data on the
-    model's device, which are not copied. An interrupt leaves a usable model.
-
-    Raises ValueError for data that do not fit, TrainingError when the loss is not finite.
+    `epochs`, or more to make `min_steps` optimiser steps. `schedule` is `constant` or `onecycle`
+    (Smith & Topin 2019, peak at `lr`). The order of the batches depends on `seed` alone; a last
+    batch of one image joins the one before where a batch norm could not normalise it. By returning
+    True `on_epoch_end(epoch, mean_loss)` ends training; it may rewrite data on the model's device,
+    which are not copied. An interrupt leaves a usable model. Raises ValueError for data that do not
+    fit, TrainingError when the loss is not finite.
     """
     if len({len(tensor) for tensor in data}) != 1 or not len(data[0]):
         raise ValueError(f"got data of lengths {[len(t) for t in data]}: expected equal, above 0")
@@ -115,8 +117,8 @@ def fit(
     if sizes[-1] == 1 < len(sizes) and any(isinstance(m, _BatchNorm) for m in model.modules()):
         sizes[-2:] = [batch_size + 1]  # one image has no spread to normalise by
     epochs = epochs_for(count, epochs=epochs, batch_size=batch_size, min_steps=min_steps)
-    steps, order = epochs * len(sizes), torch.Generator().manual_seed(seed)
-    stepping = _stepping(model, optimizer, schedule, lr, momentum, weight_decay, steps)
+    order = torch.Generator().manual_seed(seed)
+    stepping = _stepping(model, optimizer, schedule, lr, weight_decay, epochs * len(sizes))
     with tqdm(total=epochs, desc=title, unit="epoch", disable=not progress) as bar:
         for epoch in range(epochs):
             rows = torch.randperm(count, generator=order) if shuffle else torch.arange(count)
@@ -131,14 +133,12 @@ def fit(
     return np.asarray(losses)
 
 
-def _stepping(model, optimizer, schedule, lr, momentum, weight_decay, steps) -> tuple[Any, Any]:
-    if optimizer not in ("adam", "sgd") or schedule not in ("constant", "onecycle"):
+def _stepping(model, optimizer, schedule, lr, weight_decay, steps) -> tuple[Any, Any]:
+    if optimizer not in OPTIMISERS or schedule not in ("constant", "onecycle"):
         given = f"optimizer {optimizer!r} and schedule {schedule!r}"
         raise ValueError(f"got {given}: expected 'adam' or 'sgd', and 'constant' or 'onecycle'")
-    more = dict(momentum=momentum) if optimizer == "sgd" else dict(fused=True)
-    kind: Any = torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam
     parameters = [each for each in model.parameters() if each.requires_grad]
-    stepper = kind(parameters, lr=lr, weight_decay=weight_decay, **more)
+    stepper = OPTIMISERS[optimizer](parameters, lr=lr, weight_decay=weight_decay)
     if schedule == "onecycle":
         return stepper, torch.optim.lr_scheduler.OneCycleLR(stepper, lr, total_steps=steps)
     return stepper, torch.optim.lr_scheduler.ConstantLR(stepper, factor=1)
@@ -170,10 +170,10 @@ def infer(
     images (N, ...), uint8 or float32 in [0, 1] -> (N, ...) float32 on the CPU. `bf16` computes in
     bfloat16 where the device gains from it. The modes of the model's parts are restored.
     """
-    device, apply = device_of(model), function or model
+    device = device_of(model)
     with evaluating(model), torch.no_grad(), precision(device, enabled=bf16):
         batches = (as_unit(batch.to(device)) for batch in images.split(batch_size))
-        return torch.cat([apply(batch).float().cpu() for batch in batches])
+        return torch.cat([(function or model)(batch).float().cpu() for batch in batches])
 
 
 @contextlib.contextmanager
@@ -185,6 +185,13 @@ def evaluating(model: nn.Module):
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def options_of(stage: str, settings: Settings) -> dict[str, Any]:
+    """What `fit` takes from the settings of a stage: `ae`, `dec` or `clf`, as their names begin."""
+    shared = dict(min_steps=settings.min_steps, seed=settings.seed, progress=settings.progress)
+    batch_size, lr = (getattr(settings, f"{stage}_{name}") for name in ("batch", "lr"))
+    return shared | dict(batch_size=batch_size, lr=lr)
 
 
 def autoencoder(split: Split, settings: Settings) -> Trained:
@@ -200,15 +207,13 @@ def autoencoder(split: Split, settings: Settings) -> Trained:
         noisy=settings.noisy_latents,
         **statistics(split, settings),
     ).to(settings.device)
-    by: Any = dict(batch_size=settings.ae_batch, lr=settings.ae_lr, schedule=settings.ae_schedule)
-    by |= dict(epochs=settings.ae_epochs, min_steps=settings.min_steps)
-    by |= dict(seed=settings.seed, progress=settings.progress, title="autoencoder")
-    return Trained(model, fit(model, _reconstruction_loss, split.train, **by))
 
+    def loss(model: nn.Module, images: Tensor) -> Tensor:
+        with precision(images.device):
+            return mse_loss(model(images).float(), images)
 
-def _reconstruction_loss(model: nn.Module, images: Tensor) -> Tensor:
-    with precision(images.device):
-        return mse_loss(model(images).float(), images)
+    by = dict(epochs=settings.ae_epochs, schedule=settings.ae_schedule, title="autoencoder")
+    return Trained(model, fit(model, loss, split.train, **options_of("ae", settings), **by))
 
 
 def classifier(split: Split, settings: Settings, clusters: Clusters) -> Trained:
@@ -234,15 +239,12 @@ def train_classifier(
     """
     shape = statistics(split, settings) | dict(classes=int(labels.max()) + 1, stem=settings.stem)
     model = ResNet18(*images.shape[1:3], **shape).to(settings.device)
-    steps = settings.min_steps if epochs is None else settings.min_steps // 2
-    by: Any = dict(
-        batch_size=settings.clf_batch, lr=settings.clf_lr, schedule=settings.clf_schedule
-    )
-    by |= dict(epochs=epochs or settings.clf_epochs, min_steps=steps, title=title)
-    by |= dict(seed=settings.seed, progress=settings.progress)
-    return Trained(model, fit(model, _classification_loss, images, labels, **by))
 
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        with precision(images.device):
+            return cross_entropy(model(images), labels)
 
-def _classification_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    with precision(images.device):
-        return cross_entropy(model(images), labels)
+    options = options_of("clf", settings) | dict(schedule=settings.clf_schedule, title=title)
+    options["min_steps"] //= 1 if epochs is None else 2
+    options["epochs"] = epochs or settings.clf_epochs
+    return Trained(model, fit(model, loss, images, labels, **options))

@@ -16,7 +16,7 @@ import numpy as np
 
 from clad_lib.data.pictures import DataError, shown
 
-RULES = 2  # of decoding: to be raised when the same file would give other images
+RULES = 3  # of decoding: to be raised when the same file would give other images
 BY_CONTENT = 1 << 20  # bytes; what is larger is known by path, size and time of change
 PATTERN = "*-" + "[0-9a-f]" * 16 + ".np*"  # whole and half-written files of this and older versions
 
@@ -37,19 +37,14 @@ class ImageData:
 
 def cache_folder(cache: str | Path | None = None) -> Path:
     """Where decoded images and downloads lie: `cache`, else CLAD_CACHE, else the user's cache."""
-    if chosen := cache or os.environ.get("CLAD_CACHE"):
-        return Path(chosen)
-    try:
-        import platformdirs
-    except ImportError:  # a bare machine
-        return Path.home() / ".cache" / "clad"
-    return Path(platformdirs.user_cache_dir("clad"))
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "clad")
+    return Path(cache or os.environ.get("CLAD_CACHE") or home)
 
 
 def cache_contents(cache: str | Path | None = None) -> list[tuple[Path, float]]:
     """The files of decoded images and their megabytes; downloads lie beside, in `downloads`."""
-    files = sorted(cache_folder(cache).glob(PATTERN))
-    return [(file, file.stat().st_size / 1e6) for file in files]
+    found = sorted(cache_folder(cache).glob(PATTERN))
+    return [(file, file.stat().st_size / 1e6) for file in found]
 
 
 def clear_cache(cache: str | Path | None = None) -> int:
@@ -69,26 +64,27 @@ def cached(path: Path, make: Callable[[], ImageData]) -> ImageData:
         _store(path, make())
     try:
         with np.load(path, allow_pickle=False) as stored:
-            names, notes = (tuple(stored[key].tolist()) for key in ("class_names", "notes"))
-            return ImageData(stored["images"], stored["labels"], stored["tracks"], names, notes)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        where = f"the cache {shown(path)} cannot be read"
-        raise DataError(f"{where} ({error}): remove it and run again") from error
+            texts = {name: tuple(stored[name].tolist()) for name in ("class_names", "notes")}
+            return ImageData(**dict(stored) | texts)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"the cache {shown(path)} cannot be read ({error}): remove it and run again"
+        ) from error
 
 
 def _store(path: Path, data: ImageData) -> None:
     """Write beside `path`, then move there in one step; with the rights that the umask gives."""
     part = path.with_suffix(f".npz{secrets.token_hex(4)}")
-    texts = {"class_names": np.array(data.class_names), "notes": np.array(data.notes, dtype=str)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            arrays = {"images": data.images, "labels": data.labels, "tracks": data.tracks}
-            np.savez(file, allow_pickle=False, **arrays, **texts)
+            np.savez(file, allow_pickle=False, **vars(data))
         part.replace(path)
     except OSError as error:
-        reason = f"{error.strerror or error}; set CLAD_CACHE to a folder with space"
-        raise DataError(f"cannot write the cache {shown(path)}: {reason}") from error
+        raise DataError(
+            f"cannot write the cache {shown(path)}: {error.strerror or error}; set CLAD_CACHE to a "
+            "folder with space"
+        ) from error
     finally:
         with suppress(OSError):
             part.unlink()
@@ -100,8 +96,7 @@ def cache_file(name: str, source: list, cache: str | Path | None) -> Path:
         _identity(item) if isinstance(item, Path) and item.is_file() else item for item in source
     ]
     digest = hashlib.blake2b(repr((RULES, identities)).encode(), digest_size=8).hexdigest()
-    word = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:40]
-    return cache_folder(cache) / f"{word}-{digest}.npz"
+    return cache_folder(cache) / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:40]}-{digest}.npz"
 
 
 def _identity(file: Path) -> object:

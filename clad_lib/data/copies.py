@@ -135,9 +135,11 @@ def _discriminants(
 ) -> np.ndarray:
     """Directions (D, 32) in which a class spreads most where its nearest pairs differ least."""
     finder = NearestNeighbors(n_neighbors=2)
-    nearest = [rows[finder.fit(features[rows]).kneighbors()[1]] for rows in classes]
     steps = np.concatenate(
-        [pixels[rows, None] - pixels[near] for rows, near in zip(classes, nearest, strict=True)]
+        [
+            pixels[rows, None] - pixels[rows[finder.fit(features[rows]).kneighbors()[1]]]
+            for rows in classes
+        ]
     ).reshape(-1, pixels.shape[1])
     centred = np.concatenate([pixels[rows] - pixels[rows].mean(0) for rows in classes])
     within = steps.T @ steps / len(steps)

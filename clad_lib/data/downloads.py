@@ -31,10 +31,12 @@ def read_parquet(path: Path, classes: Sequence[str]) -> Encoded:
     try:
         with path.open("rb") as file:  # pyarrow opens no path whose bytes are no text
             table = pq.read_table(file)
-        image = next((name for name in IMAGES if name in table.column_names), IMAGES[0])
-        label = next((name for name in LABELS if name in table.column_names), LABELS[0])
-        cells = table[image].to_pylist()
-        pictures, paths = ([cell[part] for cell in cells] for part in ("bytes", "path"))
+        image, label = (
+            next((name for name in names if name in table.column_names), names[0])
+            for names in (IMAGES, LABELS)
+        )
+        flat = table.flatten()  # a struct becomes the columns image.bytes and image.path
+        pictures, paths = (flat[f"{image}.{part}"].to_pylist() for part in ("bytes", "path"))
         labels = np.asarray(table[label].fill_null(-1).cast("int64"))
         metadata = table.schema.metadata or {}
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features")
@@ -113,8 +115,8 @@ def read_tiny_zip(path: Path, part: str) -> Encoded:
             pairs = [(n, n.split("/")[2]) for n in images if n.endswith(".JPEG")]
         else:
             table = archive.read(f"{top}/val/val_annotations.txt").decode()
-            rows = [line.split("\t") for line in table.splitlines()]
-            pairs = [(f"{top}/val/images/{row[0]}", row[1]) for row in rows]
+            rows = (line.split("\t") for line in table.splitlines())
+            pairs = [(f"{top}/val/images/{name}", wordnet) for name, wordnet, *_ in rows]
         kept = [(n, facts["wordnet"].index(w)) for n, w in pairs if w in facts["wordnet"]]
         blobs = [archive.read(n) for n, _ in kept]
     paths, labels = zip(*kept, strict=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -31,8 +32,9 @@ def in_words(skipped: Sequence[Skipped]) -> str:
     groups: dict[str, list[str]] = {}
     for each in skipped:
         groups.setdefault(each.reason.split(" (")[0], []).append(shown(each.path))
-    counts = [f"{len(names)} {reason} (such as {names[0]})" for reason, names in groups.items()]
-    return ", ".join(counts)
+    return ", ".join(
+        f"{len(names)} {reason} (such as {names[0]})" for reason, names in groups.items()
+    )
 
 
 def image_files(folder: str | Path, *, strict: bool = False) -> tuple[list[Path], list[Skipped]]:
@@ -62,8 +64,7 @@ def image_files(folder: str | Path, *, strict: bool = False) -> tuple[list[Path]
             waiting += [entry for entry in entries if not os.path.islink(entry)]
         else:
             files.append(path)
-    used = {place for file in files for place in file.parents}
-    empty = [place for place in places.values() if place not in used]
+    empty = set(places.values()).difference(*(file.parents for file in files))
     skipped += [Skipped(place, "a folder without pictures") for place in empty]
     if not files or (strict and skipped):
         wanted = "nothing but pictures" if files else "pictures"
@@ -92,6 +93,7 @@ def read_folder(
     channels: int | None = None,
     strict: bool = False,
     highest: Mapping[str, float] | None = None,
+    progress: bool = True,
 ) -> tuple[np.ndarray, list[Path], list[Skipped]]:
     """All pictures of a folder, or of a list of files, as one array.
 
@@ -102,22 +104,65 @@ def read_folder(
     Raises DataError for other sides, where nothing can be read, and with `strict` where anything
     is left out.
     """
-    if isinstance(folder, list):
-        files, skipped = folder, list[Skipped]()
-    else:
-        files, skipped = image_files(folder, strict=strict)
-    kept: list[Path] = []
-    images: list[np.ndarray] = []
-    for file, pixels in _pictures(files, skipped, size, channels, strict, highest):
-        kept.append(file)
-        images.append(pixels)
-        if size is None:
-            _check_sides(kept[0], images[0], file, pixels)
-    if not images:
-        raise DataError(f"no picture could be read: {in_words(skipped)}")
+    files, skipped = (
+        (folder, []) if isinstance(folder, list) else image_files(folder, strict=strict)
+    )
+    options: Any = dict(size=size, channels=channels, strict=strict, highest=highest)
+    kept, images = zip(*_pictures(files, skipped, progress=progress, **options), strict=True)
     most = max(len(pixels) for pixels in images)
     whole = [np.broadcast_to(pixels, (most, *pixels.shape[1:])) for pixels in images]
-    return np.stack(whole), kept, skipped
+    return np.stack(whole), list(kept), skipped
+
+
+def stream_folder(
+    folder: str | Path, *, batch: int = 256, strict: bool = False, **options: Any
+) -> Iterator[tuple[list[Path], np.ndarray, list[Skipped]]]:
+    """A folder of any length in batches: files, images (B, C, S, S) uint8, what is left out so far.
+
+    The last is one list that grows, and is complete when the iterator ends. `options` are the size,
+    the channels, highest and progress of `read_folder`, the first two needed. Raises DataError as
+    `read_folder` does.
+    """
+    files, skipped = image_files(folder, strict=strict)
+    pictures = _pictures(files, skipped, strict=strict, **options)
+    while chunk := list(islice(pictures, batch)):
+        paths, images = zip(*chunk, strict=True)
+        yield list(paths), np.stack(images), skipped
+
+
+def _pictures(
+    files: Sequence[Path],
+    skipped: list[Skipped],
+    *,
+    size: int | None,
+    channels: int | None,
+    strict: bool = False,
+    highest: Mapping[str, float] | None = None,
+    progress: bool = True,
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Each file that can be read, with its pixels; the others and remarks go to `skipped`."""
+    if size is not None and (size < 4 or size % 4):
+        raise DataError(f"size is {size}: expected a multiple of 4 pixels, such as --size 64")
+    bar = partial(tqdm, leave=False, unit="image", disable=not progress)
+    if highest is None:
+        highest = highest_values(bar(files, "looking for deep pixels"))
+    options: Any = dict(channels=channels, size=size, highest=highest)
+    first: tuple[Path, np.ndarray] | None = None
+    for file in bar(files, "decoding"):
+        try:
+            pixels, remarks = decode(file, where=shown(file) if strict else "", **options)
+        except DataError as error:
+            if strict:
+                raise
+            skipped.append(Skipped(file, str(error)))
+            continue
+        skipped += [Skipped(file, remark, used=True) for remark in remarks]
+        first = first or (file, pixels)
+        if size is None:
+            _check_sides(*first, file, pixels)
+        yield file, pixels
+    if first is None:
+        raise DataError(f"no picture could be read: {in_words(skipped)}")
 
 
 def _check_sides(first: Path, expected: np.ndarray, file: Path, pixels: np.ndarray) -> None:
@@ -128,53 +173,3 @@ def _check_sides(first: Path, expected: np.ndarray, file: Path, pixels: np.ndarr
             f"squares of one side, a multiple of 4 of at most {LARGEST} pixels; give the side to "
             "which all are brought, such as --size 64"
         )
-
-
-def stream_folder(
-    folder: str | Path,
-    *,
-    size: int,
-    channels: int,
-    batch: int = 256,
-    strict: bool = False,
-    highest: Mapping[str, float] | None = None,
-) -> Iterator[tuple[list[Path], np.ndarray, list[Skipped]]]:
-    """A folder of any length in batches: files, images (B, C, S, S) uint8, what is left out so far.
-
-    The last is one list that grows, and is complete when the iterator ends. Raises DataError as
-    `read_folder` does.
-    """
-    files, skipped = image_files(folder, strict=strict)
-    pictures = _pictures(files, skipped, size, channels, strict, highest)
-    nothing = True
-    while chunk := list(islice(pictures, batch)):
-        nothing = False
-        paths, images = zip(*chunk, strict=True)
-        yield list(paths), np.stack(images), skipped
-    if nothing:
-        raise DataError(f"no picture could be read: {in_words(skipped)}")
-
-
-def _pictures(
-    files: Sequence[Path],
-    skipped: list[Skipped],
-    size: int | None,
-    channels: int | None,
-    strict: bool,
-    highest: Mapping[str, float] | None,
-) -> Iterator[tuple[Path, np.ndarray]]:
-    """Each file that can be read, with its pixels; the others and remarks go to `skipped`."""
-    if size is not None and (size < 4 or size % 4):
-        raise DataError(f"size is {size}: expected a multiple of 4 pixels, such as --size 64")
-    if highest is None:
-        highest = highest_values(tqdm(files, "looking for deep pixels", leave=False, unit="image"))
-    for file in tqdm(files, "decoding", leave=False, unit="image"):
-        try:
-            pixels, remarks = decode(file, channels=channels, size=size, highest=highest)
-        except DataError as error:
-            skipped.append(Skipped(file, str(error)))
-            if strict:
-                raise DataError(f"{shown(file)}: {error}; replace or remove it") from error
-        else:
-            skipped += [Skipped(file, remark, used=True) for remark in remarks]
-            yield file, pixels

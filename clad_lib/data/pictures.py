@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 WHITE = (1.0, *(2.0**bits - 1 for bits in (8, 10, 12, 14, 16, 24, 31, 32)))  # 1: floats alone
 DEEP = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}  # Pillow's grey modes beyond 8 bits
+INTERPRETATION, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, which Pillow applies to 8 bits alone
 SHRINK = 4  # a picture that shrinks more than this loses its details
 FOREIGN = {"EPS", "WMF", "EMF", "FPX", "MIC"}  # Pillow hands them to other programs
 
@@ -34,26 +35,6 @@ def shown(path: str | Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def read_image(
-    source: str | Path | bytes,
-    *,
-    channels: int | None = None,
-    size: int | None = None,
-    highest: Mapping[str, float] | None = None,
-    where: str = "",
-) -> np.ndarray:
-    """One picture, a file or its bytes, as uint8 pixels: (C, S, S), or (C, H, W) without a size.
-
-    `channels` is 1, 3, or None for those the picture has; `highest` the result of `highest_values`
-    for the set that the picture belongs to. Raises DataError, with the path or `where`.
-    """
-    try:
-        return decode(source, channels=channels, size=size, highest=highest)[0]
-    except DataError as error:
-        where = where or ("picture" if isinstance(source, bytes) else shown(source))
-        raise DataError(f"{where}: {error}; replace or remove it") from error
-
-
 def decode(
     source: str | Path | bytes,
     *,
@@ -61,22 +42,25 @@ def decode(
     size: int | None = None,
     highest: Mapping[str, float] | None = None,
     stretch: bool = False,
+    where: str = "",
 ) -> tuple[np.ndarray, list[str]]:
-    """As `read_image`, and remarks on what was lost; `stretch` gives up the ratio of the sides.
+    """One picture, a file or its bytes, as uint8 pixels, and remarks on what was lost.
 
-    Raises DataError with the reason alone.
+    The pixels are (C, S, S), or (C, H, W) without a size; `stretch` gives up the ratio of the
+    sides. `channels` is 1, 3, or None for those the picture has; `highest` the result of
+    `highest_values` for the set that the picture belongs to. Raises DataError with the reason
+    alone, or with `where` the picture lies and the cure.
     """
     try:
         with _open(source) as image:
             remarks = ["first of several frames"] if getattr(image, "is_animated", False) else []
             ImageOps.exif_transpose(image, in_place=True)
             picture = _eight_bits(image, highest or {})
-    except DataError:
-        raise
     except Exception as error:  # Pillow raises anything on damaged bytes
         unknown = isinstance(error, UnidentifiedImageError)
         what = "of no known format" if unknown else " ".join(str(error).split())
-        raise DataError(f"not a readable image ({what})") from error
+        reason = what if isinstance(error, DataError) else f"not a readable image ({what})"
+        raise DataError(f"{where}: {reason}; replace or remove it" if where else reason) from error
     if channels is not None:
         picture = picture.convert("L" if channels == 1 else "RGB")
     if size is not None:
@@ -89,15 +73,17 @@ def decode(
 
 def _open(source: str | Path | bytes) -> Image.Image:
     Image.init()
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    return Image.open(stream, formats=[kind for kind in Image.ID if kind not in FOREIGN])
+    formats = [kind for kind in Image.ID if kind not in FOREIGN]
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
 def _eight_bits(image: Image.Image, highest: Mapping[str, float]) -> Image.Image:
     """The picture as L or RGB: deep pixels scaled, what is transparent laid on white."""
     if image.mode in DEEP:
         pixels = np.asarray(image)
-        return Image.fromarray(to_bytes(pixels, highest=highest.get(pixels.dtype.kind)))
+        scaled = to_bytes(pixels, highest=highest.get(pixels.dtype.kind))
+        dark = getattr(image, "tag_v2", {}).get(INTERPRETATION) == WHITE_IS_ZERO
+        return Image.fromarray(255 - scaled if dark else scaled)
     if image.has_transparency_data:
         sheet = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(sheet, image.convert("RGBA")).convert("RGB")

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,9 @@ from tqdm import tqdm
 
 from clad_lib.config import datasets, unknown
 from clad_lib.data.cache import ImageData, cache_file, cache_folder, cached
-from clad_lib.data.cache import cache_contents as cache_contents  # for those who read
-from clad_lib.data.cache import clear_cache as clear_cache
 from clad_lib.data.downloads import download, fetched, read_parquet
 from clad_lib.data.folders import image_files, in_words, read_folder
-from clad_lib.data.pictures import DataError, highest_values, read_image, shown
+from clad_lib.data.pictures import DataError, decode, highest_values, shown
 
 PARTS = ("train", "test")
 
@@ -31,6 +30,7 @@ def load_dataset(
     cache: Path | None = None,
     size: int | None = None,
     split: str = "shuffled",
+    progress: bool = True,
 ) -> tuple[ImageData, ImageData]:
     """The training and the test images of a data set.
 
@@ -52,18 +52,16 @@ def load_dataset(
     if name == "digits":
         return _digits(split)
     if name not in known:
-        return _folder(name, cache, size)
-    train, test = (_part(name, part, root, cache) for part in PARTS)
+        return _folder(name, cache, size, progress)
+    train, test = (_part(name, part, root, cache, progress) for part in PARTS)
     return train, test
 
 
 def source_of(name: str) -> str:
     """Where `load_dataset(name)` takes its images from, in words."""
-    if name == "digits":
-        return "embedded in scikit-learn"
-    if name not in datasets():
-        return "a folder"
-    return "Parquet in CLAD_DATA" if os.environ.get("CLAD_DATA") else "the official download"
+    published = "Parquet in CLAD_DATA" if os.environ.get("CLAD_DATA") else "the official download"
+    known = dict.fromkeys(datasets(), published) | {"digits": "embedded in scikit-learn"}
+    return known.get(name, "a folder")
 
 
 def to_download(name: str, *, root: Path | None = None, cache: Path | None = None) -> str:
@@ -77,17 +75,8 @@ def to_download(name: str, *, root: Path | None = None, cache: Path | None = Non
         return ""
     root = root or cache_folder(cache) / "downloads"
     decoded = all(cache_file(name, _source(name, part, root), cache).is_file() for part in PARTS)
-    if decoded or fetched(name, root):
-        return ""
-    return f"{name} is not on this machine: {megabytes} MB would be downloaded to {shown(root)}"
-
-
-def fingerprint(data: ImageData) -> str:
-    """A short hash of images, labels and class names."""
-    digest = hashlib.blake2b(repr((data.images.shape, data.class_names)).encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(data.images).data)
-    digest.update(np.ascontiguousarray(data.labels).data)
-    return digest.hexdigest()
+    told = f"{name} is not on this machine: {megabytes} MB would be downloaded to {shown(root)}"
+    return "" if decoded or fetched(name, root) else told
 
 
 def units_of(images: np.ndarray, tracks: np.ndarray) -> np.ndarray:
@@ -113,34 +102,32 @@ def _source(name: str, part: str, root: Path) -> list:
     return [place, facts["channels"], facts["size"], facts.get("tracks"), *facts["classes"]]
 
 
-def _part(name: str, part: str, root: Path | None, cache: Path | None) -> ImageData:
+def _part(name: str, part: str, root: Path | None, cache: Path | None, progress: bool) -> ImageData:
     root = root or cache_folder(cache) / "downloads"
     facts, source = datasets()[name], _source(name, part, root)
 
     def make() -> ImageData:
-        if isinstance(source[0], Path):
-            encoded = read_parquet(source[0], facts["classes"])
-        else:
-            encoded = download(name, root, part)
+        local = isinstance(source[0], Path)
+        encoded = read_parquet(source[0], facts["classes"]) if local else download(name, root, part)
         pictures, labels, paths, names = encoded
         if isinstance(pictures, list):
-            shape = (facts["channels"], facts["size"], facts["size"])
-            pictures = _decoded(pictures, shape, f"{shown(source[0])}, row")
+            pictures = _decoded(pictures, facts, f"{shown(source[0])}, row", progress)
         tracks = _tracks(pictures, labels, paths) if facts.get("tracks") else np.arange(len(labels))
         return ImageData(pictures, labels, tracks, names)
 
     return cached(cache_file(name, source, cache), make)
 
 
-def _decoded(blobs: list[bytes], shape: tuple[int, int, int], where: str) -> np.ndarray:
-    images = np.empty((len(blobs), *shape), np.uint8)
-    highest = highest_values(blobs)
-    for row, blob in enumerate(tqdm(blobs, "decoding", unit="image", leave=False)):
+def _decoded(blobs: list[bytes], facts: dict[str, Any], where: str, progress: bool) -> np.ndarray:
+    channels, size, highest = facts["channels"], facts["size"], highest_values(blobs)
+    images = np.empty((len(blobs), channels, size, size), np.uint8)
+    bar = tqdm(blobs, "decoding", unit="image", leave=False, disable=not progress)
+    for row, blob in enumerate(bar):
         place = f"{where} {row}"
-        pixels = read_image(blob, channels=shape[0], highest=highest, where=place)
-        if pixels.shape != shape:
-            found, wanted = (f"{width}x{height}" for _, height, width in (pixels.shape, shape))
-            raise DataError(f"{place}: image is {found}, expected {wanted}; resize it")
+        pixels, _ = decode(blob, channels=channels, highest=highest, where=place)
+        if pixels.shape != images[row].shape:
+            found = "{2}x{1}".format(*pixels.shape)
+            raise DataError(f"{place}: image is {found}, expected {size}x{size}; resize it")
         images[row] = pixels
     return images
 
@@ -175,48 +162,48 @@ def _divided(data: ImageData, test: np.ndarray) -> tuple[ImageData, ImageData]:
     """Training images, where `test` (N,) is false, and test images, where it is true."""
     if test.all() or not test.any():
         raise DataError(f"{len(test)} images leave the training or the test part empty: add some")
-    parts = [
+    train, tested = (
         replace(data, images=data.images[rows], labels=data.labels[rows], tracks=data.tracks[rows])
         for rows in (~test, test)
-    ]
-    return parts[0], parts[1]
+    )
+    return train, tested
 
 
-def _folder(name: str, cache: Path | None, size: int | None) -> tuple[ImageData, ImageData]:
+def _folder(
+    name: str, cache: Path | None, size: int | None, progress: bool
+) -> tuple[ImageData, ImageData]:
     folder = Path(name.removeprefix("folder:"))
     if not folder.is_dir():
         message = unknown("data set", shown(name), datasets())
         raise DataError(f"{message}, or an existing folder of images")
     parted = all((folder / part).is_dir() for part in PARTS)
     parts = [folder / part for part in PARTS] if parted else [folder]
-    (training, skipped), *others = [image_files(part) for part in parts]
-    testing = [file for files, _ in others for file in files]
-    skipped += [each for _, more in others for each in more]
-    inner = {f: f.relative_to(parts[0]).parts[:-1] for f in training}
-    loose = shown(folder.resolve().name) if any(inner.values()) else "normal"
-    inner |= {f: f.relative_to(parts[-1]).parts[:-1] for f in testing}
-    classes = {f: shown(above[0]) if above else loose for f, above in inner.items()}
+    found = [image_files(part) for part in parts]
+    skipped, training = [each for _, left in found for each in left], found[0][0]
+    inner = {
+        file: file.relative_to(part).parts[:-1]
+        for part, (files, _) in zip(parts, found, strict=True)
+        for file in files
+    }
+    loose = shown(folder.resolve().name) if any(inner[file] for file in training) else "normal"
+    classes = {file: shown(above[0]) if above else loose for file, above in inner.items()}
     names = sorted({classes[file] for file in training})
     names += sorted(set(classes.values()) - set(names))
 
     def make() -> ImageData:
-        images, kept, left_out = read_folder(list(classes), size=size)
-        labels = np.array([names.index(classes[file]) for file in kept], np.int64)
+        images, kept, left_out = read_folder(list(classes), size=size, progress=progress)
         row = {file: number for number, file in enumerate(classes)}
-        tracks = np.array([row[file] for file in kept])
         words = in_words(skipped + left_out)
         notes = (f"{shown(folder)}, left out or cut: {words}",) if words else ()
-        return ImageData(images, labels, tracks, tuple(names), notes)
+        labels = np.array([names.index(classes[file]) for file in kept], np.int64)
+        return ImageData(images, labels, np.array([row[f] for f in kept]), tuple(names), notes)
 
     source = [*classes, *classes.values(), size, in_words(skipped)]
     data = cached(cache_file(folder.resolve().name, source, cache), make)
     for note in data.notes:
         warnings.warn(note, stacklevel=3)
-    return _divided(data, data.tracks >= len(training) if parted else _fifth(data))
-
-
-def _fifth(data: ImageData) -> np.ndarray:
-    """A fixed fifth of the images, for the test; copies of one image stay together."""
-    units, position = np.unique(units_of(data.images, data.tracks), return_inverse=True)
+    if parted:
+        return _divided(data, data.tracks >= len(training))
+    units, place = np.unique(units_of(data.images, data.tracks), return_inverse=True)
     order = np.random.default_rng(0).permutation(len(units))
-    return np.isin(position, order[: len(order) // 5])
+    return _divided(data, np.isin(place, order[: len(order) // 5]))  # copies stay together

@@ -105,13 +105,12 @@ def make_split(
     kept = _at_most(kept, max_train, random)
     rows = _at_most(np.arange(len(test.labels)), max_test, random)
     aside = _at_most(aside, max_train, random)
-    answers = Answers(train.labels[kept], train.labels[aside], test.labels[rows], anomaly[rows])
     return Split(
         scenario=scenario,
         train=torch.from_numpy(train.images[kept]),
         calibration=torch.from_numpy(train.images[aside]),
         test=torch.from_numpy(test.images[rows]),
-        answers=answers,
+        answers=Answers(train.labels[kept], train.labels[aside], test.labels[rows], anomaly[rows]),
         class_names=train.class_names,
         train_index=kept,
         calibration_index=aside,
@@ -136,16 +135,17 @@ def _at_most(rows: np.ndarray, limit: int | None, random: np.random.Generator) -
     return np.sort(random.permutation(rows)[:limit])
 
 
-def load_split(config: Config) -> Split:
+def load_split(config: Config, *, progress: bool = True) -> Split:
     """The split that a config describes: `load_dataset`, `get_scenario`, `make_split` in one."""
     if to_download(config.dataset):
         get_scenario(config.dataset, config.scenario)  # a wrong name is refused before a download
-    train, test = load_dataset(config.dataset, size=config.size, split=config.split)
-    scenario = get_scenario(config.dataset, config.scenario, class_names=train.class_names)
+    train, test = load_dataset(
+        config.dataset, size=config.size, split=config.split, progress=progress
+    )
     split = make_split(
         train,
         test,
-        scenario,
+        get_scenario(config.dataset, config.scenario, class_names=train.class_names),
         seed=config.seed,
         calibration=config.calibration,
         max_train=config.max_train,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+CELLS = 2**16  # (resample, image) cells handled at once: they stay in a core's cache
 
 
 class ConstantScores(UserWarning):
@@ -53,6 +56,53 @@ def counts(values: np.ndarray, truth: np.ndarray) -> list[np.ndarray]:
         text = f"all {len(values)} scores are {distinct[0]:g}: AUROC is 0.5, a guess; no training?"
         warnings.warn(text, ConstantScores, stacklevel=3)
     return [np.bincount(place[part], minlength=len(distinct))[None] for part in (~truth, truth)]
+
+
+def resampled(
+    rows: np.ndarray,
+    anomaly: ArrayLike,
+    metric: str,
+    resamples: int,
+    seed: int,
+    units: ArrayLike | None,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """A metric of M rows of scores, each (N,): of all images and of the same resamples of them.
+
+    Returns the metric (M,), its resamples (R, M), and the smaller number of `units` of the two
+    classes, inf without units. Normal images and anomalies, or whole units of them, are drawn
+    apart. What is drawn adds to the count of its distinct score, so that ties stay exact.
+    """
+    if metric not in METRICS or resamples < 2:
+        raise ValueError(
+            f"got {resamples} resamples of {metric!r}: expected 2 or more of {', '.join(METRICS)}"
+        )
+    values = [checked(row, anomaly)[0] for row in rows]
+    truth = np.asarray(anomaly, dtype=bool)
+    names = np.arange(len(truth)) if units is None else np.asarray(units)
+    if names.shape != truth.shape:
+        raise ValueError(f"units are {names.shape}: expected the unit of each image, {truth.shape}")
+    owners = [np.unique(names[part], return_inverse=True)[1] for part in (~truth, truth)]
+    sizes = [owner.max() + 1 for owner in owners]
+    if min(sizes) < 2:
+        raise ValueError(
+            f"got {sizes[0]} normal and {sizes[1]} anomalous independent images or tracks: "
+            "expected 2 or more of each for an interval or a test"
+        )
+    generator, draws = np.random.default_rng(seed), np.empty((resamples, len(values)))
+    orders = [row.argsort() for row in values]
+    starts = [np.unique(np.sort(row), return_index=True)[1] for row in values]  # (G,) of a score
+    step = max(1, CELLS // len(truth))
+    for block in np.split(draws, range(step, resamples, step)):
+        times = np.zeros((2, len(block), len(truth)))  # how often each image is drawn, by class
+        for each, part, owner, size in zip(times, (~truth, truth), owners, sizes, strict=True):
+            chosen = generator.integers(0, size, (len(block), size), dtype=np.int32)
+            flat = (chosen + size * np.arange(len(block))[:, None]).ravel()
+            drawn = np.bincount(flat, minlength=chosen.size).reshape(chosen.shape)
+            each[:, part] = drawn[:, owner]
+        for column, (order, start) in enumerate(zip(orders, starts, strict=True)):
+            block[:, column] = METRICS[metric](*np.add.reduceat(times[..., order], start, axis=2))
+    observed = np.array([METRICS[metric](*counts(row, truth))[0] for row in values])
+    return observed, draws, min(sizes) if units is not None else math.inf
 
 
 def checked(scores: ArrayLike, anomaly: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

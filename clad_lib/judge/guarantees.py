@@ -21,7 +21,6 @@ from clad_lib.judge.bands import (  # noqa: F401  what `guarantees` offers too
     Band,
     band_at,
     false_alarm_band,
-    upper_boundary,
 )
 from clad_lib.judge.counting import finite, share
 from clad_lib.judge.exchangeability import Exchangeability, exchangeability  # noqa: F401
@@ -50,21 +49,15 @@ class Threshold(NamedTuple):
     place: str = ""
 
 
-def conformal_p_values(
-    calibration: ArrayLike, scores: ArrayLike, *, delta: float | None = None
-) -> np.ndarray:
+def conformal_p_values(calibration: ArrayLike, scores: ArrayLike) -> np.ndarray:
     """Conformal p-values of "this image is normal": p(s) = (1 + #{calibration >= s}) / (n + 1).
 
     calibration (n,), scores (m,) -> (m,) in [1 / (n + 1), 1], valid on average over calibration
-    draws. With `delta` they are calibration-conditional (Bates et al. 2023, section 3): with
-    probability 1 - delta over the draw, P(p <= t) <= t for all t given the calibration set in hand;
-    p(s) is replaced by the bound b_k of `false_alarm_band`, k = (n + 1) p(s).
+    draws.
     """
     normal = np.sort(finite(calibration, "calibration scores"))
     above = len(normal) - np.searchsorted(normal, finite(scores, "scores"), side="left")  # (m,)
-    if delta is None:
-        return (1 + above) / (len(normal) + 1)
-    return upper_boundary(len(normal), delta)[above]
+    return (1 + above) / (len(normal) + 1)
 
 
 def threshold_for(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.express as px
-from plotly.graph_objects import Contour, Figure, Waterfall
+from plotly.graph_objects import Figure, Waterfall
 
 from clad_lib.judge.metrics import finite
 from clad_lib.look import theme
@@ -58,8 +59,9 @@ def boundary_panels(
     of each is drawn. sides: name -> a Side of study.experiments, scores (K, Gy, Gx) on the grid
     x (Gx,), y (Gy,), of which the least counts, with a threshold and the two shares of a heading.
     """
-    kinds = {f"latent class {k}": theme.look(k) for k in np.unique(labels)}
-    kinds |= {"anomaly": theme.ANOMALOUS}
+    kinds = theme.named(np.unique(labels), word="latent class")
+    colours = dict(zip(kinds, cycle(theme.PALETTE), strict=False)) | {"anomaly": theme.ANOMALOUS}
+    symbols = dict(zip(kinds, cycle(theme.SYMBOLS), strict=False)) | {"anomaly": "x"}
     few, odd = (np.random.default_rng(0).permutation(len(p))[:drawn] for p in (normals, anomalies))
     points = pd.DataFrame(np.concatenate([normals[few], anomalies[odd]]), columns=AXES)
     points["kind"] = [*theme.named(labels[few], word="latent class"), *["anomaly"] * len(odd)]
@@ -76,21 +78,25 @@ def boundary_panels(
         facet_col_spacing=0.05,
         color="kind",
         symbol="kind",
-        category_orders={"kind": [*kinds]},
-        color_discrete_map={kind: look.colour for kind, look in kinds.items()},
-        symbol_map={kind: look.symbol for kind, look in kinds.items()},
+        category_orders={"kind": [*colours]},
+        color_discrete_map=colours,
+        symbol_map=symbols,
         range_x=[x[0], x[-1]],
         range_y=[y[0], y[-1]],
         render_mode="svg",  # WebGL would lie above the lines
         template=theme.TEMPLATE,
     )
+    shade = {"fillcolor": "rgba(31,58,110,0.13)", "line_color": theme.NORMAL, "showlegend": False}
     for column, side in enumerate(sides.values(), start=1):
-        least = side.scores.min(0).astype(np.float32)
-        level = {"type": "constraint", "operation": ">", "value": side.threshold.value}
-        region = Contour(x=x, y=y, z=least, contours=level, showlegend=False)
-        region.update(fillcolor="rgba(31,58,110,0.13)", line_color=theme.NORMAL.colour)
-        figure.add_trace(region, row=1, col=column)
-    figure.for_each_annotation(lambda head: head.update(text=head.text.partition("=")[2]))
+        figure.add_contour(
+            x=x,
+            y=y,
+            z=side.scores.min(0).astype(np.float32),
+            contours={"type": "constraint", "operation": ">", "value": side.threshold.value},
+            row=1,
+            col=column,
+            **shade,
+        )
     told = "; ".join(heads).replace("<br>", ", ")
     return theme.finish(figure, title=title, note=note, alt=told, height=560, above=50)
 
@@ -161,11 +167,10 @@ def auroc_bars(
     }
     figure = px.bar(table, x="auroc", error_x="above", error_x_minus="below", **panels)
     figure.update_traces(marker_color=theme.PALETTE[-1], error_x_color=theme.INK)
-    diamond = {"symbol": "diamond", "size": 9, "color": "white", "line_color": theme.INK}
-    paper = px.scatter(table, x="paper", **panels)
-    figure.add_traces(paper.update_traces(marker=diamond, marker_line_width=1.8).data)
-    figure.add_vline(0.5, line=theme.DOTTED)
-    figure.for_each_annotation(lambda head: head.update(text=head.text.partition("=")[2]))
+    edge = {"color": theme.INK, "width": 1.8}
+    diamond = {"symbol": "diamond", "size": 9, "color": "white", "line": edge}
+    paper = px.scatter(table, x="paper", **panels).update_traces(marker=diamond)
+    figure.add_traces(paper.data).add_vline(0.5, line=theme.DOTTED)
     # plotly loses the other range of matched axes
     figure.update_xaxes(range=[0, 1.02], tickvals=[0, 0.5, 1], matches=None, showticklabels=True)
     figure.update_xaxes(title="AUROC", row=1).update_yaxes(title="")
@@ -226,8 +231,8 @@ def waterfall(
         measure=["absolute", *["relative"] * len(steps), "total"],
         text=texts,
         textposition="outside",
-        totals_marker_color=theme.NORMAL.colour,
-        increasing_marker_color=theme.ANOMALOUS.colour,
+        totals_marker_color=theme.NORMAL,
+        increasing_marker_color=theme.ANOMALOUS,
         decreasing_marker_color=theme.PALETTE[-1],
     )
     room = 0.3 * max(np.ptp(levels), 0.02)

@@ -1,4 +1,4 @@
-"""Latents and clusters in pictures: maps, confidence, hidden classes, how DEC settled."""
+"""Latents and clusters in pictures: maps, confidence, hidden classes, health."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from plotly.graph_objects import Figure
 from clad_lib.judge.metrics import finite
 from clad_lib.look import theme
 
-TSNE = ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
-LATENT = ("latent 1 (no unit)", "latent 2 (no unit)")
-
 
 def latent_scatter(
     points: np.ndarray,
@@ -24,7 +21,6 @@ def latent_scatter(
     meaning: str = "cluster",
     names: Sequence[str] | None = None,
     hover: Mapping[str, np.ndarray] | None = None,
-    axes: tuple[str, str] = TSNE,
     title: str = "Map of the latent space",
     note: str = "Each mark is an image; images that lie close have similar latents. Distances "
     "between groups mean little.",
@@ -36,10 +32,10 @@ def latent_scatter(
     """
     x, y = (finite(each, "points").astype(np.float32) for each in np.transpose(points))
     shown = finite(values, meaning) if continuous else theme.named(values, names, word=meaning)
-    columns = {"x": x, "y": y, "image": np.arange(len(x)), meaning: shown}
-    columns |= pd.DataFrame(hover or {}).round(4)
+    known = pd.DataFrame({"x": x, "y": y, "image": np.arange(len(x)), meaning: shown})
+    columns = known.join(pd.DataFrame(hover or {}).round(4))
     figure = px.scatter(
-        pd.DataFrame(columns).iloc[np.argsort(values, kind="stable")],
+        columns.iloc[np.argsort(values, kind="stable")],
         x="x",
         y="y",
         color=meaning,
@@ -58,8 +54,8 @@ def latent_scatter(
         note=note,
         alt=f"{len(x)} images by {meaning}: {theme.listed(groups)}.",
         height=640,
-        xaxis=bare | {"title": axes[0]},
-        yaxis=bare | {"title": axes[1], "scaleanchor": "x"},
+        xaxis=bare | {"title": "t-SNE 1 (no unit)"},
+        yaxis=bare | {"title": "t-SNE 2 (no unit)", "scaleanchor": "x"},
     )
 
 
@@ -75,8 +71,8 @@ def confidence_histograms(
     "hidden classes, for analysis only.",
 ) -> Figure:
     """Confidence (N,) in [0, 1], a panel for each of the labels (N,), by hidden class (N,)."""
-    q, kinds = finite(confidence, "confidences"), theme.named(hidden, names)
-    frame = pd.DataFrame({"confidence q": q, "cluster": labels, "class": kinds})
+    kinds = {"cluster": theme.named(labels, word="cluster"), "class": theme.named(hidden, names)}
+    frame = pd.DataFrame({"confidence q": finite(confidence, "confidences"), **kinds})
     figure = px.histogram(
         frame.iloc[np.argsort(hidden)],
         x="confidence q",
@@ -85,13 +81,12 @@ def confidence_histograms(
         facet_col="cluster",
         facet_col_wrap=5,
         facet_col_spacing=0.03,
-        category_orders={"cluster": np.unique(labels)},
+        category_orders={"cluster": theme.named(np.unique(labels), word="cluster")},
         template=theme.TEMPLATE,
     ).update_xaxes(matches=None, range=[0, 1])  # plotly loses the other range of matched axes
     figure.update_traces(xbins={"start": 0, "end": 1, "size": 0.05})
-    figure.for_each_annotation(lambda head: head.update(text=head.text.replace("=", " ")))
     figure.update_yaxes(title="images", col=1)
-    means = frame.groupby("cluster")["confidence q"].mean()
+    means = frame["confidence q"].groupby(labels).mean()
     return theme.finish(
         figure,
         title=title,
@@ -168,7 +163,6 @@ def cluster_health(
         template=theme.TEMPLATE,
     )
     figure.update_xaxes(matches=None).update_yaxes(matches=None, showticklabels=True)
-    figure.for_each_annotation(lambda head: head.update(text=head.text.partition("=")[2]))
     even = 1 / len(shares)
     figure.add_hline(even, line=theme.DASHED, col=1)
     figure.add_hline(dead_share * even, line=theme.DOTTED, col=1)
@@ -186,55 +180,4 @@ def cluster_health(
         yaxis={"title": "", "tickformat": ".0%"},
         yaxis2_tickformat=".1~%",
         yaxis3_range=[0, 1.02],
-    )
-
-
-def dec_animation(
-    latents: np.ndarray,
-    centroids: np.ndarray,
-    labels: np.ndarray,
-    *,
-    drawn: int = 300,
-    axes: tuple[str, str] = LATENT,
-    title: str = "DEC, epoch by epoch",
-    note: str = "Marks are images, coloured by pseudo-label; crosses are the centroids. Play, or "
-    "drag the slider: no kernel is needed.",
-) -> Figure:
-    """Latents (E, N, 2), centroids (E, K, 2) and pseudo-labels (E, N) at each of E epochs.
-
-    A random choice of `drawn` images is drawn. The still picture shows the last epoch.
-    """
-    few = np.random.default_rng(0).permutation(latents.shape[1])[:drawn]
-    epochs, clusters = centroids.shape[:2]
-    points = np.concatenate([latents[:, few], centroids], axis=1)  # (E, n + K, 2)
-    frame = pd.DataFrame(points.reshape(-1, 2), columns=axes)
-    frame["epoch"] = np.repeat(np.arange(epochs), points.shape[1])
-    low, high = frame.min() - frame.std() / 5, frame.max() + frame.std() / 5
-    figure = px.scatter(
-        frame,
-        x=axes[0],
-        y=axes[1],
-        animation_frame="epoch",
-        range_x=[low.iloc[0], high.iloc[0]],
-        range_y=[low.iloc[1], high.iloc[1]],
-    )
-    looks = [theme.look(k) for k in range(clusters)]
-    for step, group in zip(figure.frames, labels[:, few], strict=True):
-        step.data[0].marker = {
-            "color": [looks[k].colour for k in group] + ["white"] * clusters,
-            "symbol": [looks[k].symbol for k in group] + ["x"] * clusters,
-            "size": np.repeat([6, 13], [len(group), clusters]),
-            "line": {"color": theme.INK, "width": np.repeat([0, 2], [len(group), clusters])},
-        }
-    # without a transition, in which plotly would morph one symbol into another
-    still = {"frame": {"duration": 500, "redraw": True}, "transition": {"duration": 0}}
-    figure.layout.updatemenus[0].buttons[0].args = [None, still]
-    figure.update_traces(figure.frames[-1].data[0]).layout.sliders[0].active = epochs - 1
-    return theme.finish(
-        figure,
-        title=title,
-        note=note,
-        alt=f"{epochs} epochs, {clusters} centroids; {np.mean(labels[0] != labels[-1]):.1%} of the "
-        "images change their cluster.",
-        height=600,
     )

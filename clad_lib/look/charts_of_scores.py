@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.express as px
 from plotly.graph_objects import Figure
-from plotly.subplots import make_subplots
 from sklearn.metrics import roc_curve
 
 from clad_lib.judge.metrics import auroc, finite
@@ -33,7 +33,9 @@ def score_histogram(
     0.1 % at each end are counted in the end bins. Either kind may be absent.
     """
     ends = np.quantile(finite(scores, "scores"), [0.001, 0.999])
-    frame = pd.DataFrame({"score": np.clip(scores, *ends), "kind": theme.kinds(anomaly)})
+    frame = pd.DataFrame(
+        {"score": np.clip(scores, *ends), "kind": np.where(anomaly, *reversed(theme.KINDS))}
+    )
     figure = px.histogram(
         frame,
         x="score",
@@ -42,12 +44,12 @@ def score_histogram(
         nbins=bins,
         histnorm="probability",
         barmode="overlay",
-        opacity=0.7,
+        opacity=1,
         category_orders={"kind": [*theme.KINDS]},
-        color_discrete_map={kind: look.colour for kind, look in theme.KINDS.items()},
-        pattern_shape_map={kind: look.pattern for kind, look in theme.KINDS.items()},
+        color_discrete_map=theme.KINDS,
+        pattern_shape_map={"normal": "", "anomalous": "/"},
         template=theme.TEMPLATE,
-    )
+    ).update_traces(marker_pattern_fillmode="replace")  # hatching, through which one sees the other
     if threshold is not None:
         figure.add_vline(threshold, line=theme.DASHED)
         note = f"{note} {at_threshold(scores, anomaly, threshold)}"
@@ -63,9 +65,19 @@ def score_histogram(
     )
 
 
+def above(scores: np.ndarray, lines: Any) -> np.ndarray:
+    """Share of scores (n,) above each of the lines (L,); 0 where there are no scores."""
+    counts = len(scores) - np.searchsorted(np.sort(scores), lines, side="right")
+    return counts / max(len(scores), 1)
+
+
 def at_threshold(scores: np.ndarray, anomaly: np.ndarray, threshold: float) -> str:
     """Say what was counted at a threshold: the shares of both kinds that lie above it."""
-    shares = pd.Series(scores > threshold).groupby(theme.kinds(anomaly), sort=False).mean()
+    shares = (
+        pd.Series(scores > threshold)
+        .groupby(np.where(anomaly, *reversed(theme.KINDS)), sort=False)
+        .mean()
+    )
     told = " and ".join(f"{share:.1%} of the {kind} images" for kind, share in shares.items())
     return f"Above the threshold {threshold:.4g} (dashed) lie {told}."
 
@@ -107,33 +119,43 @@ def threshold_view(
     title: str = "What the threshold costs",
     note: str = "The circle is the dashed line on the ROC curve; a lower line moves it up right.",
 ) -> Figure:
-    """One threshold on the histogram of scores (N,), and as a point of their ROC curve."""
-    left = score_histogram(scores, anomaly, score=score)
-    figure = make_subplots(1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.1)
-    figure.add_traces([*left.data, *roc_curves({"ROC": (scores, anomaly)}).data])
-    figure.update_traces(xaxis="x2", yaxis="y2", selector={"type": "scatter"})
+    """One threshold on the histogram of scores (N,), and as a circle on their ROC curve."""
+    figure = score_histogram(scores, anomaly, score=score)
+    lines = np.append(np.quantile(scores, np.linspace(1, 0, 401)), -np.inf)
     figure.add_scatter(
-        x=[np.mean(scores[~anomaly] > threshold)],
-        y=[np.mean(scores[anomaly] > threshold)],
-        name="this threshold",
-        mode="markers",
-        marker={"symbol": "circle-open", "size": 14, "color": theme.INK, "line_width": 3},
-        row=1,
-        col=2,
+        x=above(scores[~anomaly], lines),
+        y=above(scores[anomaly], lines),
+        name="ROC curve",
+        mode="lines",
+        line_color=theme.NORMAL,
+        xaxis="x2",
+        yaxis="y2",
     )
-    figure.add_vline(threshold, line=theme.DASHED, col=1)
+    share = {"range": [-0.02, 1.02], "tickformat": ".0%"}
     return theme.finish(
         figure,
         title=title,
         note=f"{at_threshold(scores, anomaly, threshold)} {note}",
         alt=f"Left the histogram of {score}, right the ROC curve.",
-        xaxis=left.layout.xaxis.to_plotly_json() | {"domain": figure.layout.xaxis.domain},
-        yaxis={"title": left.layout.yaxis.title, "tickformat": ".0%"},
-        xaxis2={"title": ALARMS, "range": [-0.02, 1.02]},
-        yaxis2={"title": FOUND, "range": [-0.02, 1.02]},
-        barmode="overlay",
-        bargap=0,
+        shapes=threshold_marks(scores, anomaly, threshold),
+        xaxis_domain=[0, 0.58],
+        xaxis2={"domain": [0.68, 1], "title": "normal images that alarm", **share},
+        yaxis2={"anchor": "x2", "title": "anomalies found", **share},
     )
+
+
+def threshold_marks(
+    scores: np.ndarray, anomaly: np.ndarray, threshold: float
+) -> list[dict[str, Any]]:
+    """The dashed line and the circle of `threshold_view`, as shapes of plotly."""
+    ends = {"x0": threshold, "x1": threshold, "y0": 0, "y1": 1, "yref": "y domain"}
+    circle = {"type": "circle", "xsizemode": "pixel", "ysizemode": "pixel", "line_width": 2}
+    circle |= {"x0": -8, "x1": 8, "y0": -8, "y1": 8, "xref": "x2", "yref": "y2"}
+    at = {
+        "xanchor": above(scores[~anomaly], threshold),
+        "yanchor": above(scores[anomaly], threshold),
+    }
+    return [{"type": "line", "line": theme.DASHED, **ends}, circle | at]
 
 
 def false_alarm_curve(
@@ -155,7 +177,7 @@ def false_alarm_curve(
     """
     known = {"calibration images": calibration, "test normals (analysis)": normals}
     rates = {"guaranteed bound": upper} | {
-        f"counted, {name}": (part[:, None] > thresholds).mean(0)
+        f"counted, {name}": above(part, thresholds)
         for name, part in known.items()
         if part is not None
     }
@@ -164,7 +186,7 @@ def false_alarm_curve(
         wide.where(wide > 0),
         line_dash="variable",
         line_shape="hv",
-        color_discrete_sequence=[theme.INK, theme.NORMAL.colour, theme.ANOMALOUS.colour],
+        color_discrete_sequence=[theme.INK, theme.NORMAL, theme.ANOMALOUS],
         template=theme.TEMPLATE,
     )
     return theme.finish(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,24 @@ import numpy as np
 import plotly.express as px
 from plotly.graph_objects import Figure
 
+from clad_lib.judge.drift import Drift
 from clad_lib.look import report, theme
 from clad_lib.look.images import image_rows
 from clad_lib.study.store import write_atomically
 
 
 def write_page(
-    path: Path, detector: Any, said: Mapping[str, Any], scores: np.ndarray, top: Sequence[Any]
+    path: Path,
+    detector: Any,
+    said: Mapping[str, Any],
+    scores: np.ndarray,
+    top: Sequence[Any],
+    drift: Drift | None = None,
 ) -> None:
     """Write one page that needs no network, whole or not at all.
 
     `said` is what was found, name -> value; scores (N,) of all images; `top` are the most anomalous
-    ones: score, path, image (C, S, S) uint8.
+    ones: score, path, image (C, S, S) uint8; `drift` what the stream of scores says.
     """
     line, pictures = detector.threshold.value, np.stack([image for *_, image in top])
     figure = px.histogram(x=scores, nbins=60).add_vline(line, line=theme.DASHED)
@@ -38,6 +45,12 @@ def write_page(
         "Scores": _drawn(figure),
         "The most anomalous images": f"{_drawn(gallery)}<ol>{''.join(lines)}</ol>",
     }
+    if drift is not None:
+        figure = px.line(y=drift.capital).add_hline(-math.log10(drift.level), line=theme.DASHED)
+        axes = {"xaxis_title": "image, in the order of paths", "yaxis_title": "powers of ten"}
+        note = "Above the dashed line the images are not like those of calibration any more."
+        theme.finish(figure, title="Capital of a bet that something changed", note=note, **axes)
+        parts["Drift"] = f"<p>{drift.text}</p>{_drawn(figure)}"
     write_atomically(path, report.page("Scores of a folder of images", parts, ()))
 
 

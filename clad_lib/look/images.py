@@ -55,10 +55,13 @@ def class_grid(
     note: str = "One class a row, normal ones on top. A detector sees only these, without names.",
 ) -> Figure:
     """The first images of each class: images (N, C, H, W), labels (N,), normal classes on top."""
-    rows = {}
-    for label in sorted(np.unique(labels), key=lambda label: (label not in normal, label)):
-        kind = "normal" if label in normal else "anomalous"
-        rows[f"{names[label]} · {kind}"] = images[np.asarray(labels) == label][:columns]
+    classes = sorted(np.unique(labels), key=lambda label: (label not in normal, label))
+    rows = {
+        f"{names[label]} · {'normal' if label in normal else 'anomalous'}": images[
+            np.asarray(labels) == label
+        ][:columns]
+        for label in classes
+    }
     return image_rows(rows, title=title, note=note)
 
 
@@ -70,11 +73,11 @@ def reconstructions(
     note: str = "Each image, what comes back through the latent, and how far the two differ.",
 ) -> Figure:
     """Images (N, C, H, W), their reconstructions, and the absolute difference, white where 1."""
-    before, after = as_bytes(originals), as_bytes(rebuilt)
-    gap = np.abs(before.astype(np.int16) - after).astype(np.uint8)
-    rows = {"original": before, "reconstruction": after, "difference": gap}
+    rows = {"original": as_bytes(originals), "reconstruction": as_bytes(rebuilt)}
+    gap = np.abs(np.subtract(*rows.values(), dtype=np.int16)).astype(np.uint8)
     error = f"Mean squared error of these: {np.square(gap / 255).mean():.4f}, pixels in [0, 1]."
-    return image_rows(rows, title=title, note=f"{note} {error}", alt=f"{len(gap)} images.")
+    told = {"title": title, "note": f"{note} {error}", "alt": f"{len(gap)} images."}
+    return image_rows(rows | {"difference": gap}, **told)
 
 
 def extreme_images(

@@ -57,21 +57,17 @@ class Sheet(NamedTuple):
 class Line(NamedTuple):
     """A threshold, how it was chosen, and what it costs, score > threshold being an alarm.
 
-    alpha is the rate that was wanted, and promise what that rate promises, if one was. Then counts
-    of test images; `above` of the `calibration` images lie above. bound_per_1000 false alarms in
-    1,000 normal images are guaranteed at all lines at once, with probability 1 - delta.
+    alpha is the rate that was wanted, and promise what that rate promises, if one was. counts: test
+    images caught, missed, false_alarms and passed; `above` of the `calibration` images lie above.
+    bound_per_1000 false alarms in 1,000 normal images are guaranteed at all lines at once, with
+    probability 1 - delta.
     """
 
     threshold: float
     by: str
     alpha: float | None
     promise: guarantees.Threshold | None
-    caught: int
-    missed: int
-    false_alarms: int
-    passed: int
-    above: int
-    calibration: int
+    counts: dict[str, Any]
     bound_per_1000: float
 
 
@@ -83,21 +79,24 @@ def line_at(
     promise: guarantees.Threshold | None = None,
 ) -> Line:
     """What a threshold costs on a sheet."""
-    alarm, truth, n = sheet.test > threshold, sheet.anomaly, len(sheet.calibration)
-    caught, false_alarms = int((alarm & truth).sum()), int((alarm & ~truth).sum())
-    missed, passed = int(truth.sum()) - caught, int((~truth).sum()) - false_alarms
-    above = int((sheet.calibration > threshold).sum())
+    alarm, truth = sheet.test > threshold, sheet.anomaly
+    counts = {
+        "caught": int((alarm & truth).sum()),
+        "missed": int((~alarm & truth).sum()),
+        "false_alarms": int((alarm & ~truth).sum()),
+        "passed": int((~alarm & ~truth).sum()),
+        "above": int((sheet.calibration > threshold).sum()),
+        "calibration": len(sheet.calibration),
+    }
     band = guarantees.false_alarm_band(sheet.calibration, delta=DELTA)
     bound = 1000 * float(guarantees.band_at(band, threshold))
-    chosen = (float(threshold), by, alpha, promise)
-    return Line(*chosen, caught, missed, false_alarms, passed, above, n, bound)
+    return Line(float(threshold), by, alpha, promise, counts, bound)
 
 
 def line_for_share(sheet: Sheet, share: float) -> Line:
     """The lowest line with at most that share of the calibration images above it."""
     scores = np.sort(sheet.calibration)
-    below = scores[0] - 1e-9 * max(abs(scores[0]), 1.0)
-    ends = np.append(below, scores)
+    ends = np.append(scores[0] - 1e-9 * max(abs(scores[0]), 1.0), scores)
     return line_at(sheet, ends[-1 - round(share * len(scores))])
 
 
@@ -113,9 +112,9 @@ def line_for_rate(sheet: Sheet, alpha: float, *, named: float) -> Line:
 
 def place_sentence(line: Line, spread: float) -> str:
     """Where the line is: as a share of the calibration images and as a score."""
-    counted = f"{line.above:,} of {line.calibration:,} calibration images"
-    share = per_cent(line.above / line.calibration)
-    return f"{share} ({counted}), score {number(line.threshold, spread)}"
+    above, n = line.counts["above"], line.counts["calibration"]
+    place = f"{per_cent(above / n)} ({above:,} of {n:,} calibration images)"
+    return f"{place}, score {number(line.threshold, spread)}"
 
 
 def promise_sentence(line: Line, *, tracks: bool = False) -> str:
@@ -124,11 +123,11 @@ def promise_sentence(line: Line, *, tracks: bool = False) -> str:
         return f"Chosen {HAND}: no rate is promised of this line."
     told = guarantees.in_words(line.promise, tracks=tracks)
     named = "Promised" if line.by == NAMED else "Promised if it had been fixed before looking"
-    if line.alpha < line.promise.alpha:
-        needed = guarantees.images_needed(line.alpha, DELTA)
-        few = f"{per_cent(line.alpha)} cannot be promised: that needs {needed:,} calibration images"
-        return f"{few}. The line is at the highest of {line.calibration:,}. {named}: {told}"
-    return f"{named}: {told}"
+    if line.alpha >= line.promise.alpha:
+        return f"{named}: {told}"
+    needed, n = guarantees.images_needed(line.alpha, DELTA), line.counts["calibration"]
+    few = f"{per_cent(line.alpha)} cannot be promised: that needs {needed:,} calibration images"
+    return f"{few}. The line is at the highest of {n:,}. {named}: {told}"
 
 
 def false_alarms(line: Line) -> pd.DataFrame:
@@ -136,12 +135,12 @@ def false_alarms(line: Line) -> pd.DataFrame:
 
     Expected is (above + 1) / (n + 1), the mean over calibration draws of a line that they fix.
     """
-    normals = line.false_alarms + line.passed
-    counted = f"{1000 * line.false_alarms / normals:.1f}" if normals else "no such image"
+    counts, normals = line.counts, line.counts["false_alarms"] + line.counts["passed"]
+    rate = f"{1000 * counts['false_alarms'] / normals:.1f}" if normals else "no such image"
     told = {
         f"guaranteed at all lines, with probability {1 - DELTA:g}": f"{line.bound_per_1000:.1f}",
-        "expected": f"{1000 * (line.above + 1) / (line.calibration + 1):.1f}",
-        f"counted on {normals:,} normal test images": counted,
+        "expected": f"{1000 * (counts['above'] + 1) / (counts['calibration'] + 1):.1f}",
+        f"counted on {normals:,} normal test images": rate,
     }
     return pd.DataFrame({"": told})
 
@@ -152,15 +151,10 @@ def cluster_rates(sheet: Sheet, threshold: float) -> pd.DataFrame:
     Columns normal, false alarms, anomalies, found. It tells where one line for all pseudo-classes
     alarms unevenly.
     """
-    places, alarm = np.asarray(sheet.clusters), sheet.test > threshold
-    counts = [
-        pd.Series(np.bincount(places[of], minlength=places.max() + 1))
-        for kind in (~sheet.anomaly, sheet.anomaly)
-        for of in (kind, kind & alarm)
-    ]
-    found = pd.DataFrame({"normal": counts[0], "false alarms": counts[1] / counts[0]})
-    found = found.assign(anomalies=counts[2], found=counts[3] / counts[2])
-    return found[found["normal"] + found["anomalies"] > 0]
+    alarm = pd.Series(sheet.test > threshold, dtype=float)
+    kinds = pd.DataFrame({"normal": alarm.mask(sheet.anomaly), "odd": alarm.where(sheet.anomaly)})
+    found = kinds.groupby(np.asarray(sheet.clusters)).agg(["count", "mean"])
+    return found.set_axis(["normal", "false alarms", "anomalies", "found"], axis=1)
 
 
 def gather(study: Study) -> dict[Setting, Sheet]:
@@ -168,17 +162,17 @@ def gather(study: Study) -> dict[Setting, Sheet]:
 
     Raises StoreError where no score is finished.
     """
-    split, first, seed = study.split, configured(study), study.config.seed
-    known = study.find("outputs").test.logits.argmax(1).numpy() if study.has("outputs") else None
+    split, first = study.split, configured(study)
+    classes = study.find("outputs").test.logits.argmax(1).numpy() if study.has("outputs") else None
     found = dict[Setting, Sheet]()
+    finished = [name for name in methods() if study.has(name)]
 
     def add(setting: Setting, scores: Any, tracks: Any, test: np.ndarray, rows: np.ndarray) -> None:
-        own = guarantees.one_per_track(scores, tracks, seed=seed)
-        places, frames = None if known is None else known[rows], len(own) < len(scores)
-        sheet = Sheet(own, test, rows, split.answers.test_anomaly[rows], places, frames)
-        found.setdefault(setting, sheet)
+        own = guarantees.one_per_track(scores, tracks, seed=study.config.seed)
+        clusters = None if classes is None else classes[rows]
+        anomaly, frames = split.answers.test_anomaly[rows], len(own) < len(scores)
+        found.setdefault(setting, Sheet(own, test, rows, anomaly, clusters, frames))
 
-    finished = [name for name in methods() if study.has(name)]
     for name in sorted(finished or ["ODIN"], key="ODIN".__ne__):  # else it says what is missing
         test = study.find(name).test
         table = pd.read_parquet(study.path(name) / "scores.parquet").query("split == 'calibration'")
@@ -204,11 +198,20 @@ def keep_threshold(study: Study, setting: Setting, line: Line) -> dict[str, Any]
     Its protocol is `clean` only where no test image had a say: for the configured score and a
     rate named beforehand. Raises StoreError when the file cannot be written.
     """
-    protocol, told = study.config.protocol, line._asdict()
-    if protocol == "clean" and (setting != configured(study) or line.by != NAMED):
+    protocol = study.config.protocol
+    if protocol == "clean" and (setting, line.by) != (configured(study), NAMED):
         protocol = "oracle"
-    del told["promise"]
-    record = {**setting._asdict(), **told, "chosen_by": told.pop("by"), "protocol": protocol}
-    record |= {"delta": DELTA, "config": as_dict(study.config), **stamp()}
+    record = {
+        **setting._asdict(),
+        "threshold": line.threshold,
+        "chosen_by": line.by,
+        "alpha": line.alpha,
+        **line.counts,
+        "bound_per_1000": line.bound_per_1000,
+        "delta": DELTA,
+        "protocol": protocol,
+        "config": as_dict(study.config),
+        **stamp(),
+    }
     write_atomically(study.folder / "threshold.json", json.dumps(record, indent=1))
     return record

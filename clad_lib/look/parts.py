@@ -1,4 +1,4 @@
-"""What the explorers share: numbers, messages and images in the colours of the page."""
+"""What the explorers share: rows, numbers, messages and images in the colours of the page."""
 
 from __future__ import annotations
 
@@ -14,42 +14,17 @@ import pandas as pd
 
 from clad_lib.look.images import as_uri
 
-# JupyterLab's own colours; the second of each pair is for pages without them. A dark theme turns
-# the lightness of a figure round and keeps its hues: marks stay as far from their ground.
-STYLE = """<style>
-.clad { --ink: var(--jp-ui-font-color1, #212121); --line: var(--jp-border-color1, #bdbdbd);
-  color: var(--ink); }
-.clad-map { flex: 3 1 460px; min-width: 0; }
-.clad-panel { flex: 1 1 300px; max-height: 560px; overflow: auto; min-width: 0; }
-.clad-part { display: inline-block; vertical-align: top; margin-right: 28px; }
-.clad table { border-collapse: collapse; line-height: 1.5; margin: 4px 0; }
-.clad th, .clad td { padding: 2px 10px; text-align: right; border: 0 solid var(--line);
-  border-bottom-width: 1px; }
-.clad tbody th { text-align: left; font-weight: normal; }
-@media (max-width: 600px) { .clad th, .clad td { padding: 2px 3px; font-size: 12px; } }
-.clad-panel td { text-align: left; }
-.clad .js-plotly-plot:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2);
-  outline-offset: -2px; }
-.clad p { margin: 0; line-height: 1.4; max-width: 75em; }
-.clad .loud { border-left: 4px solid var(--jp-warn-color1, #b34700); padding-left: 8px; }
-.clad figure { display: inline-block; margin: 2px; text-align: center; }
-.clad img { image-rendering: pixelated; border: 2px solid var(--line); }
-.clad figcaption { font-size: 11px; line-height: 1.2; }
-.clad-tip { position: absolute; z-index: 9; pointer-events: none; padding: 4px; max-width: 190px;
-  background: var(--jp-layout-color1, #fff); border: 1px solid var(--line); }
-.clad-range { display: flex; gap: 12px; align-items: center; flex-wrap: wrap; }
-.clad-range input { flex: 1 1 240px; min-width: 0; }
-.clad-range input[readonly] { color: var(--ink); background: var(--jp-layout-color1, #fff);
-  border: 1px solid var(--line); padding: 4px; font-family: monospace; }
-[data-jp-theme-light="false"] .clad .js-plotly-plot { filter: invert(0.93) hue-rotate(180deg); }
-</style>"""
-ROW = {"flex_flow": "row wrap", "grid_gap": "4px 24px"}
+WRAP = {"flex_flow": "row wrap", "grid_gap": "4px 24px"}
+WHOLE = {"description_width": "initial"}  # of a control whose label must not be cut
 
 
-def rows(*made: ipw.Widget | Sequence[ipw.Widget]) -> list[ipw.Widget]:
-    """The children of an explorer: the style, then its rows, which wrap where it is narrow."""
-    lines = [row if isinstance(row, ipw.Widget) else ipw.HBox(row, layout=ROW) for row in made]
-    return [ipw.HTML(STYLE, layout={"display": "none"}), *lines]
+class Explorer(ipw.VBox):
+    """Rows of widgets, which wrap where the page is narrow."""
+
+    def __init__(self, *rows: ipw.Widget | Sequence[ipw.Widget]):
+        boxes = (row if isinstance(row, ipw.Widget) else ipw.HBox(row, layout=WRAP) for row in rows)
+        super().__init__([*boxes])
+        self.add_class("clad")
 
 
 def say(line: ipw.HTML, text: str, *, loud: bool = False) -> None:
@@ -72,7 +47,7 @@ def or_sentence(make: Callable[[], ipw.Widget]) -> ipw.Widget:
     line = ipw.HTML()
     with guarded(line):
         return make()
-    return ipw.VBox(rows(line)).add_class("clad")
+    return Explorer(line)
 
 
 def number(value: float, spread: float) -> str:
@@ -106,10 +81,11 @@ def table(frame: pd.DataFrame, title: str, name: str = "table") -> str:
     return f'<div class="clad-part clad-{name}"><b>{html.escape(title)}</b>{told}</div>'
 
 
-def strip(images: np.ndarray, captions: Sequence[str], *, size: int = 48) -> str:
-    """uint8 images (N, C, H, W) as HTML, each `size` px wide above its caption."""
-    return "".join(
+def strip(images: np.ndarray, captions: Sequence[str], *, title: str = "", size: int = 48) -> str:
+    """uint8 images (N, C, H, W) as HTML under a title, each `size` px wide above its caption."""
+    shown = (
         f'<figure><img src="{as_uri(image.transpose(1, 2, 0))}" alt="{text}" width="{size}" '
         f'height="{size}"><figcaption>{text}</figcaption></figure>'
         for image, text in zip(images, map(html.escape, captions), strict=True)
     )
+    return f"<p>{title}</p>{''.join(shown)}"

@@ -5,17 +5,25 @@ from __future__ import annotations
 import base64
 import gzip
 import html
+import io
 import json
-import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from PIL import Image
+from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from clad_lib.look import charts, files, tables
+from clad_lib.config import as_dict
+from clad_lib.look import charts, tables
+from clad_lib.study.results import collect
+from clad_lib.study.stages import methods
 from clad_lib.study.store import RECORD, write_atomically
+from clad_lib.study.tables import average_ranks, summary, sweep
 
 if TYPE_CHECKING:
     from clad_lib.study.batch import Report
@@ -48,39 +56,12 @@ const unpack = async text => new Response(new Blob([Uint8Array.from(atob(text),
       draw.unobserve(target);
       const figure = JSON.parse(await unpack(target.dataset.figure));
       target.textContent = "";
-      Plotly.newPlot(target, figure.data, figure.layout, {{responsive: true, displaylogo: false}});
+      Plotly.newPlot(target, {{...figure, config: {{responsive: true, displaylogo: false}}}});
     }}), {{rootMargin: "800px"}});
   document.querySelectorAll("[data-figure]").forEach(each => draw.observe(each));
 }})();
 </script></body></html>
 """
-
-
-class Picture(NamedTuple):
-    """A picture in an executed notebook: a plotly figure as a dict, a PNG in base64, or both."""
-
-    name: str
-    title: str
-    alt: str
-    figure: dict[str, Any] | None
-    png: str
-
-
-def pictures_of(notebook: Path) -> list[Picture]:
-    """The pictures in the outputs of an executed notebook, in order."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    found: list[Picture] = []
-    for output in [output for cell in cells for output in cell.get("outputs", [])]:
-        data = output.get("data", {})
-        figure, png = data.get(PLOTLY), "".join(data.get("image/png", ""))
-        if figure or png:
-            stored = output.get("metadata", {}).get("image/png", {})
-            about = (figure or {}).get("layout", {}).get("meta") or stored
-            title = about.get("title", "picture")
-            slug = "_".join(re.findall(r"[a-z0-9]+", title.lower())[:5])
-            name = f"{notebook.stem}-{len(found) + 1}-{slug}"
-            found.append(Picture(name, title, about.get("alt", title), figure, png))
-    return found
 
 
 def page(title: str, parts: Mapping[str, str], notebooks: Iterable[Path]) -> str:
@@ -89,15 +70,44 @@ def page(title: str, parts: Mapping[str, str], notebooks: Iterable[Path]) -> str
     All figures share one compressed plotly script. Pictures that would make the page larger than
     LARGEST bytes are left out, and counted.
     """
-    script = packed(get_plotlyjs())
+    script, kept = packed(get_plotlyjs()), list[str]()
     body = [f"<h2>{html.escape(head)}</h2>\n{text}" for head, text in parts.items() if text]
     room = LARGEST - len(PAGE) - len(script) - len("\n".join(body).encode()) - 1000
-    pictures = [_figure(each) for path in notebooks for each in pictures_of(path)]
-    kept = list(_that_fit(pictures, room))
+    pictures = [each for path in notebooks for each in pictures_of(path)]
+    for each in pictures:
+        if len(each.encode()) < room:
+            room -= len(each.encode()) + 1
+            kept.append(each)
     if len(kept) < len(pictures):
         left = f"{len(pictures) - len(kept)} pictures are too large for this page"
         body.append(f"<p>{left}: they stand in the executed notebooks.</p>")
     return PAGE.format(title=html.escape(title), body="\n".join(body + kept), script=script)
+
+
+def pictures_of(notebook: Path) -> Iterator[str]:
+    """The pictures in the outputs of an executed notebook as HTML, in order, with their texts."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    for output in [output for cell in cells for output in cell.get("outputs", [])]:
+        data, stored = output.get("data", {}), output.get("metadata", {})
+        if PLOTLY in data:
+            yield drawn(data[PLOTLY])
+        elif "image/png" in data:
+            about = {"title": "picture"} | stored.get("image/png", {})
+            alt = html.escape(about.get("alt", about["title"]))
+            png = "".join(data["image/png"])
+            yield _captioned(f'<img src="data:image/png;base64,{png}" alt="{alt}">', about["title"])
+
+
+def drawn(figure: Mapping[str, Any]) -> str:
+    """A figure of plotly, as a dict, as HTML that `page` draws when it comes into view."""
+    about = figure["layout"].get("meta") or {"title": "picture", "alt": "picture"}
+    alt = html.escape(about["alt"])
+    box = f'<div role="img" aria-label="{alt}" data-figure="{packed(json.dumps(figure))}">'
+    return _captioned(f"{box}{alt}</div>", about["title"])
+
+
+def _captioned(shown: str, title: str) -> str:
+    return f"<figure>{shown}<figcaption>{html.escape(title)}</figcaption></figure>"
 
 
 def packed(text: str) -> str:
@@ -105,47 +115,53 @@ def packed(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def _that_fit(parts: Iterable[str], room: int) -> Iterator[str]:
-    for part in parts:
-        if len(part.encode()) < room:
-            room -= len(part.encode()) + 1
-            yield part
+def png_bytes(figure: Figure, *, width: int = 900, scale: float = 1) -> bytes | None:
+    """Return the figure as a PNG of `width` px times `scale`, in 256 colours.
 
+    Without a browser that can draw it: None, with a warning. The first picture of a process takes
+    3 s; its browser then stays open and takes 0.3 s for each of the others.
+    """
+    import kaleido
 
-def _figure(picture: Picture) -> str:
-    alt = html.escape(picture.alt)
-    shown = f'<img src="data:image/png;base64,{picture.png}" alt="{alt}">'
-    if picture.figure:
-        drawn = packed(json.dumps(picture.figure))
-        shown = f'<div role="img" aria-label="{alt}" data-figure="{drawn}">{alt}</div>'
-    return f"<figure>{shown}<figcaption>{html.escape(picture.title)}</figcaption></figure>"
+    size = {"width": width, "height": figure.layout.height or 480, "scale": scale}
+    try:
+        with warnings.catch_warnings(action="ignore"):  # an open browser has its options already
+            offline = {"mathjax": False}  # which kaleido would ask a CDN for
+            drawn = kaleido.calc_fig_sync(
+                figure.to_dict(), {"format": "png", **size}, kopts=offline
+            )
+    except Exception as error:
+        warnings.warn(f"no PNG is drawn: {type(error).__name__}: {error}", stacklevel=2)
+        return None
+    # only after a success: kaleido's server waits for ever for a browser that does not start
+    kaleido.start_sync_server(silence_warnings=True, **offline)
+    picture, stream = Image.open(io.BytesIO(drawn)).convert("RGB"), io.BytesIO()
+    picture.quantize(256, dither=Image.Dither.NONE).save(stream, "png", optimize=True)
+    return stream.getvalue()
 
 
 def write_report(study: Study, report: Report) -> Path:
     """Write report.html of a study: verdict, table, promises, pictures, settings, provenance."""
-    from clad_lib.config import as_dict
     from clad_lib.study import words
-    from clad_lib.study.stages import methods
 
     found = words.finished(study, methods())
     verdict, table = words.verdict(study, found), words.table_of(study, found)
-    promised: dict[str, list[str]] = {}
-    for name, scores in found.items():
-        text = words.promise(study, name, scores).partition(": ")[2]
-        promised.setdefault(text, []).append(name)
+    promised = pd.Series({name: words.promise(study, name, each) for name, each in found.items()})
+    promised = promised.str.partition(": ")[2]
     note = "AUROC in percent; bold: cannot be told from the best that used no test label."
     best = table[["best"]].set_axis(["AUROC"], axis=1)
+    config, path = study.config, study.folder / "report.html"
     parts = {
         "Verdict": _lines([verdict.text] if verdict else []),
         "Table": _table(table.drop(columns="best"), note=note, best=best, decimals=1),
         "What was not made": _lines(f"{name}: {why}" for name, why in report.lacking.items()),
         "What was promised": _lines(
-            f"{', '.join(each)}: {text}" for text, each in promised.items()
+            f"{', '.join(names)}: {text}"
+            for text, names in promised.groupby(promised).groups.items()
         ),
         "Made by": _made_by(study.path(name) for name in found),
-        "Settings": f"<details>{pd.Series(as_dict(study.config)).to_frame().to_html()}</details>",
+        "Settings": f"<details>{pd.Series(as_dict(config)).to_frame().to_html()}</details>",
     }
-    config, path = study.config, study.folder / "report.html"
     title = f"{config.dataset} {config.scenario}: {study.split.scenario.title} are normal"
     write_atomically(path, page(title, parts, report.executed))
     return path
@@ -154,14 +170,15 @@ def write_report(study: Study, report: Report) -> Path:
 def write_batch_report(title: str, report: Report, path: Path) -> Path:
     """Write the report of a batch: how it ended, its table, pictures, and what made it."""
     from clad_lib.study.batch import in_words
-    from clad_lib.study.results import collect
-    from clad_lib.study.tables import summary
 
     folders = [str(job.places.root / job.key) for job, _ in report.ended]
     frame = collect(report.ended[0][0].places.root)
     frame = frame[frame.folder.isin(folders)]
-    parts = {"How it ended": _lines(in_words(title, report)), "Table": _table(summary(frame))}
-    parts["Made by"] = _made_by(map(Path, frame.folder))
+    parts = {
+        "How it ended": _lines(in_words(title, report)),
+        "Table": _table(summary(frame)),
+        "Made by": _made_by(map(Path, frame.folder)),
+    }
     write_atomically(path, page(title, parts, report.executed))
     return path
 
@@ -185,7 +202,6 @@ def _made_by(folders: Iterable[Path]) -> str:
 def closing_lines(study: Study, report: Report) -> list[str]:
     """Write the report of a study; returns what the terminal says, with its path as the last."""
     from clad_lib.study.batch import in_words
-    from clad_lib.study.stages import methods
     from clad_lib.study.words import scores_in_words
 
     path = write_report(study, report)
@@ -193,19 +209,26 @@ def closing_lines(study: Study, report: Report) -> list[str]:
 
 
 def write_tables(frame: pd.DataFrame, out: Path) -> list[Path]:
-    """Write the table of results, the ranks and figure 3 of many runs into `out`; the new files."""
-    from clad_lib.study.tables import average_ranks, summary, sweep
+    """Write the table of results, the ranks and figure 3 of many runs into `out`; the new files.
+
+    A figure is a page that needs no network, and a PNG where a browser is found. Each file appears
+    whole or not at all. Raises StoreError when the folder cannot be written to.
+    """
     from clad_lib.study.words import formatted
 
-    whole, written = summary(frame), []
-    for name, table in (("results", whole), ("ranks", average_ranks(whole))):
-        for form, ending in (("csv", "csv"), ("markdown", "md")):
-            written.append(out / f"{name}.{ending}")
-            write_atomically(written[-1], formatted(table, form))
-    for dataset in frame.dataset.unique():
-        for setting, axis in SWEPT.items():
-            if len(varied := sweep(frame, dataset, setting)):
-                axes: dict[str, Any] = dict(x="value", setting=axis, line="scenario")
-                figure = charts.ablation_lines(varied, title=f"CLAD (ODIN) on {dataset}", **axes)
-                written += files.write_figure(figure, out / f"figure3_{dataset}_{setting}")
-    return written
+    whole, files = summary(frame), dict[str, Any]()
+    for name, table in {"results": whole, "ranks": average_ranks(whole)}.items():
+        files |= {f"{name}.csv": formatted(table, "csv")}
+        files |= {f"{name}.md": formatted(table, "markdown")}
+    for dataset, (setting, axis) in product(frame.dataset.unique(), SWEPT.items()):
+        if len(varied := sweep(frame, dataset, setting)):
+            stem, title = f"figure3_{dataset}_{setting}", f"CLAD (ODIN) on {dataset}"
+            named: dict[str, Any] = {"setting": axis, "line": "scenario", "title": title}
+            figure = charts.ablation_lines(varied, x="value", **named)
+            shown = drawn(json.loads(figure.to_json() or ""))
+            files[f"{stem}.html"] = page(title, {axis: shown}, ())
+            files[f"{stem}.png"] = png_bytes(figure, scale=2)
+    written = {out / name: content for name, content in files.items() if content is not None}
+    for path, content in written.items():
+        write_atomically(path, content)
+    return [*written]

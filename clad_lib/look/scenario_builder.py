@@ -22,7 +22,6 @@ from clad_lib.look.live import CopyLine
 
 SPLIT = ("seed", "calibration", "max_train", "max_test")  # settings that decide a split
 OWN = "own choice"
-CLASS = {"width": "auto", "min_width": "60px"}
 
 
 def spell(dataset: str, class_names: Sequence[str], normal: Sequence[int]) -> Scenario:
@@ -59,11 +58,11 @@ def counts_of(split: Split) -> pd.DataFrame:
     """How many normal and anomalous images each part of a split has."""
     odd = int(split.answers.test_anomaly.sum())
     normal = [len(split.train), len(split.calibration), len(split.test) - odd]
-    index = ["train", "calibration", "test"]
-    return pd.DataFrame({"normal": normal, "anomalous": [0, 0, odd]}, index)
+    counts = {"normal": normal, "anomalous": [0, 0, odd]}
+    return pd.DataFrame(counts, ["train", "calibration", "test"])
 
 
-class ScenarioBuilder(ipw.VBox):
+class ScenarioBuilder(parts.Explorer):
     """Tick the classes that are normal. `config` is the configuration they make, None for none.
 
     dataset: a name or a folder of images; scenario: what is ticked first, as for `get_scenario`.
@@ -86,17 +85,19 @@ class ScenarioBuilder(ipw.VBox):
         self.scenario = ipw.Dropdown(options=[OWN, *self.known], description="scenario")
         self.clear = ipw.Button(description="Untick all")
         self.boxes = [
-            ipw.Checkbox(description=name if name == str(k) else f"{k} {name}", indent=False)
+            ipw.Checkbox(
+                description=name if name == str(k) else f"{k} {name}",
+                indent=False,
+                layout={"width": "auto", "min_width": "60px"},
+            )
             for k, name in enumerate(self.data[0].class_names)
         ]
         cells = [ipw.HBox([self._pictures(k), box]) for k, box in enumerate(self.boxes)]
-        classes, self.command = ipw.Box(cells, layout=parts.ROW), CopyLine(label="command")
+        classes, self.command = ipw.Box(cells, layout=parts.WRAP), CopyLine(label="command")
         self.message, self.counts = ipw.HTML(), ipw.HTML()
         below = (self.message, classes, self.counts, self.command)
-        super().__init__(parts.rows([self.scenario, self.clear], *below))
-        self.add_class("clad")
+        super().__init__([self.scenario, self.clear], *below)
         for box in self.boxes:
-            box.layout = CLASS
             box.observe(self._refresh, "value")
         self.scenario.observe(self._on_scenario, "value")
         self.clear.on_click(lambda _: self.tick(()))
@@ -104,12 +105,11 @@ class ScenarioBuilder(ipw.VBox):
         self.tick(get_scenario(self.dataset, scenario, class_names=names).normal)
 
     def _pictures(self, label: int) -> ipw.HTML:
-        train, test = self.data
-        part = train if (train.labels == label).any() else test
+        part = next((part for part in self.data if (part.labels == label).any()), self.data[0])
         places = np.flatnonzero(part.labels == label)
         few = part.images[places[:: 1 + len(places) // 3]]  # from all over: neighbours are alike
         sheet = as_uri(np.concatenate(few.transpose(0, 2, 3, 1), axis=1))
-        name = html.escape(f"images of {train.class_names[label]}")
+        name = html.escape(f"images of {part.class_names[label]}")
         return ipw.HTML(f'<img src="{sheet}" alt="{name}" height="28">')
 
     def tick(self, normal: Iterable[int]) -> None:

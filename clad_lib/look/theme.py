@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from plotly.graph_objects import Figure
@@ -40,26 +40,9 @@ PATTERNS = ("", "/", "x", ".", "\\", "-", "+", "|")
 SHADES = ("#FFFFFF", "#5B9BD5")  # for cells with numbers: INK has contrast 4.5:1 on all between
 AROUND_CHANCE = ("#E8A06A", *SHADES)
 INK, QUIET, GRID = "#222222", "#595959", "#E3E3E3"
-DASHED, DOTTED = ({"color": INK, "dash": dash, "width": 1.5} for dash in ("dash", "dot"))
-
-
-class Look(NamedTuple):
-    """How a category is drawn: by its colour, and by a mark where colour is not seen."""
-
-    colour: str
-    symbol: str
-    dash: str
-    pattern: str
-
-
-NORMAL = Look("#1F3A6E", "circle", "solid", "")
-ANOMALOUS = Look("#D9691E", "x", "dash", "/")
+NORMAL, ANOMALOUS = "#1F3A6E", "#D9691E"
 KINDS = {"normal": NORMAL, "anomalous": ANOMALOUS}
-
-
-def look(index: int) -> Look:
-    """Return the look of category `index`, which is that of plotly express under the template."""
-    return Look(*(each[index % len(each)] for each in (PALETTE, SYMBOLS, DASHES, PATTERNS)))
+DASHED, DOTTED = ({"color": INK, "dash": dash, "width": 1.5} for dash in ("dash", "dot"))
 
 
 _AXIS = {
@@ -128,8 +111,9 @@ def finish(
 
     The width is the container's; `height`, and `above`, the room for headings of panels, are in
     pixels. `alt` tells readers who cannot see it what the data show beyond the title and the note.
-    More keywords are settings of plotly's layout.
+    A heading keeps its value of plotly's "name=value". More keywords are settings of the layout.
     """
+    figure.for_each_annotation(lambda head: head.update(text=head.text.partition("=")[2]))
     lines = textwrap.wrap(plain(note), 95)
     common = {
         "template": TEMPLATE,
@@ -157,13 +141,8 @@ def plain(name: object) -> str:
 
 def listed(values: Any, form: str = "") -> str:
     """Return a mapping or a Series as words, "normal 90, anomalous 10", for alternative texts."""
-    pairs = ((name if isinstance(name, tuple) else (name,), v) for name, v in values.items())
-    return ", ".join(f"{' '.join(map(str, names))} {value:{form}}" for names, value in pairs)
-
-
-def kinds(anomaly: np.ndarray) -> np.ndarray:
-    """Return the kind of each image, a key of KINDS, from anomaly (N,) bool."""
-    return np.where(anomaly, *reversed(KINDS))
+    told = {" ".join(map(str, np.atleast_1d(name))): value for name, value in values.items()}
+    return ", ".join(f"{name} {value:{form}}" for name, value in told.items())
 
 
 def named(values: Any, names: Sequence[str] | None = None, *, word: str = "class") -> list[str]:

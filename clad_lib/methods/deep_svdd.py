@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from clad_lib.clad.training import TrainingError, as_unit, epochs_for, fit, infer, seeded
-from clad_lib.config import Objective, Settings
+from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.methods.scorers import FittedScorer, check_training
 
-BATCH = 200
+BATCH, RATE, DECAY = 200, 1e-4, 1e-6  # of Adam, in both trainings
 LEAK = 0.1  # of the leaky ReLUs
 SMALLEST_CENTRE = 0.1  # |c_i| below this could be matched by zero weights
 COLLAPSED = 1e-10  # variance of the outputs over |c|^2; below, distances are rounding errors
@@ -84,44 +84,6 @@ def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 def deep_svdd(split: Split, settings: Settings) -> FittedScorer:
-    """Deep SVDD; reads nu, deep_objective, deep_pretraining, deep_training and deep_min_steps.
-
-    Both trainings take a third of their epochs at a tenth of the learning rate.
-    """
-
-    def phases(epochs: int) -> tuple[int, int]:
-        steps = settings.deep_min_steps
-        total = epochs_for(len(split.train), epochs=epochs, batch_size=BATCH, min_steps=steps)
-        return total - total // 3, total // 3
-
-    return fit_deep_svdd(
-        split.train,
-        objective=settings.deep_objective,
-        nu=settings.nu,
-        pretraining=phases(settings.deep_pretraining),
-        training=phases(settings.deep_training),
-        seed=settings.seed,
-        device=settings.device,
-        progress=settings.progress,
-    )
-
-
-def fit_deep_svdd(
-    images: Tensor,
-    *,
-    objective: Objective = "soft",
-    nu: float = 0.1,
-    widths: Sequence[int] | None = None,
-    latent: int | None = None,
-    pretraining: tuple[int, int] = (250, 100),
-    training: tuple[int, int] = (150, 100),
-    lr: float = 1e-4,
-    batch_size: int = BATCH,
-    weight_decay: float = 1e-6,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: bool = True,
-) -> FittedScorer:
     """Deep SVDD (Ruff et al. 2018): the smallest sphere round the outputs of a bias-free network.
 
     soft, eq. 3: min_{R, W} R^2 + 1 / (nu n) sum_i max(0, |phi(x_i) - c|^2 - R^2) + lambda / 2 |W|^2
@@ -130,50 +92,49 @@ def fit_deep_svdd(
 
     Weights come from an autoencoder with the same encoder; c is the mean output of its first pass,
     entries below 0.1 in size moved to +-0.1, and stays fixed; R^2 is the (1 - nu)-quantile of the
-    distances after each epoch. `pretraining` and `training` count the epochs at `lr` and then at a
-    tenth of it. `widths` and `latent` default to the paper's networks: (8, 4) and 32 for grey
-    images, (32, 64, 128) and 128 for colour.
+    distances after each epoch. Both trainings take a third of their epochs at a tenth of the
+    learning rate. The networks are the paper's, for grey and for colour images.
 
     Deviations: the decoder starts with a linear layer, so that any size fits; Adam starts anew in
     the second phase; R is solved every epoch, not every fifth; L1 contrast normalisation and
     rescaling are part of the network.
 
-    images (N, C, S, S), uint8 or float32 in [0, 1]. Raises ValueError for wrong input,
-    NotApplicable for fewer than 2 images, TrainingError for a collapsed sphere.
+    Reads nu, deep_objective, deep_pretraining, deep_training and deep_min_steps. Raises ValueError
+    for images that are not square or hold NaN, NotApplicable for fewer than 2 images, TrainingError
+    for a collapsed sphere.
     """
-    check_training(images, least=2, nu=nu)
-    if images.shape[2] != images.shape[3]:
-        raise ValueError(f"images are {tuple(images.shape)}: expected square ones, (N, C, S, S)")
-    if objective not in ("soft", "hard"):
-        raise ValueError(f"objective is {objective!r}: expected 'soft' or 'hard'")
-    filters, outputs = ((8, 4), 32) if images.shape[1] == 1 else ((32, 64, 128), 128)
-    with seeded(seed):
-        network = DeepSVDDNetwork(images, widths=widths or filters, latent=latent or outputs).to(
-            device
+    check_training(split.train, least=2, nu=settings.nu)
+    _, channels, height, width = split.train.shape
+    if height != width:
+        raise ValueError(
+            f"images are {height} x {width} pixels: expected square ones, (N, C, S, S)"
         )
-    images = images.to(device)
-    common = dict(batch_size=batch_size, weight_decay=weight_decay, progress=progress)
-    soft = objective == "soft"
+    widths, latent = ((8, 4), 32) if channels == 1 else ((32, 64, 128), 128)
+    with seeded(settings.seed):
+        network = DeepSVDDNetwork(split.train, widths=widths, latent=latent).to(settings.device)
+    images, soft = split.train.to(settings.device), settings.deep_objective == "soft"
 
-    def train(loss: Callable[..., Tensor], phases: tuple[int, int], first: int, **more: Any):
-        for phase, epochs in enumerate(phases):
-            options = common | more | dict(epochs=epochs, lr=lr / 10**phase, seed=first + phase)
-            fit(network, loss, images, **options)
+    def train(loss: Callable[..., Tensor], epochs: int, first: int, **more: Any) -> None:
+        steps = settings.deep_min_steps
+        total = epochs_for(len(images), epochs=epochs, batch_size=BATCH, min_steps=steps)
+        more |= dict(batch_size=BATCH, weight_decay=DECAY, progress=settings.progress)
+        for phase, count in enumerate((total - total // 3, total // 3)):
+            by = dict(epochs=count, lr=RATE / 10**phase, seed=settings.seed + first + phase)
+            fit(network, loss, images, **by, **more)
 
-    def solve_radius(_epoch: int, _loss: float) -> None:
+    def solve_radius(*_epoch: float) -> None:
         network.squared_radius.zero_()
-        network.squared_radius.copy_(torch.quantile(infer(network, images), 1 - nu))
+        network.squared_radius.copy_(torch.quantile(infer(network, images), 1 - settings.nu))
 
     def sphere(network: DeepSVDDNetwork, images: Tensor) -> Tensor:
-        outside = network(images)
-        radius = network.squared_radius
-        return radius + outside.clamp_min(0).mean() / nu if soft else outside.mean()
+        outside, radius = network(images), network.squared_radius
+        return radius + outside.clamp_min(0).mean() / settings.nu if soft else outside.mean()
 
-    train(_reconstruction, pretraining, seed, title="DeepSVDD autoencoder")
+    train(_reconstruction, settings.deep_pretraining, 0, title="DeepSVDD autoencoder")
     network.centre.copy_(centre_of(infer(network, images, function=network.embed)))
     network.decoder = nn.Sequential()
-    callback = solve_radius if soft else None
-    train(sphere, training, seed + 2, title="DeepSVDD", on_epoch_end=callback)
+    hook = dict(on_epoch_end=solve_radius) if soft else {}
+    train(sphere, settings.deep_training, 2, title="DeepSVDD", **hook)
     check_spread(infer(network, images, function=network.embed), network.centre.cpu())
     return FittedScorer(partial(infer, network.eval()), tuple(images.shape[1:]))
 

@@ -40,11 +40,10 @@ def remember(points: Tensor, groups: Tensor, *, clusters: int, seed: int) -> tup
     centres = k_means(points, clusters, seed=seed)
     own = squared_distances(points, centres).argmin(1)
     whole = points.mean(0).expand_as(centres)
-    residuals = (points - whole[0], points - centres[own])
-    factors = torch.stack([_shrunk_factor(each) for each in residuals])
-    reach = found[0][:, -1].contiguous()
-    density = _density(*found, reach)
-    memory = Memory(points, reach, density, factors, torch.stack([whole, centres]))
+    residuals = points - whole[0], points - centres[own]
+    factors, reach = torch.stack([*map(_shrunk_factor, residuals)]), found[0][:, -1].contiguous()
+    middles, density = torch.stack([whole, centres]), _density(*found, reach)
+    memory = Memory(points, reach, density, factors, middles)
     return memory, _scores(memory, points, found, groups)
 
 
@@ -56,6 +55,12 @@ def distances(memory: Memory, points: Tensor) -> Tensor:
     """
     found = neighbours(points, memory.points, k=min(LOCAL, len(memory.points)))
     return _scores(memory, points, found)
+
+
+def with_cluster(memory: Memory, points: Tensor) -> Tensor:
+    """The four `distances` of points (N, D), and the number of the nearest cluster: (N, 5)."""
+    cluster = squared_distances(points, memory.centres[1]).argmin(1, keepdim=True)
+    return torch.cat([distances(memory, points), cluster], 1)
 
 
 def _scores(memory, points, found, groups=None) -> Tensor:
@@ -121,11 +126,14 @@ def _left_out(white: Tensor, groups: Tensor) -> Tensor:
 
     Of one group's residuals w (g, D), M = w w^T becomes M (I - c M)^-1 with c = (1 - a) / N.
     """
-    share, lengths = (1 - SHRINKAGE) / len(white), white.new_empty(len(white))
-    for rows in groups.argsort(stable=True).split(groups.bincount().tolist()):
-        gram = white[rows] @ white[rows].T
-        rest = torch.eye(len(rows), device=gram.device) - share * gram
-        lengths[rows] = torch.linalg.solve(rest, gram).diagonal()
+    share, lengths = (1 - SHRINKAGE) / len(white), white.square().sum(1)
+    order, sizes = groups.argsort(stable=True), groups.bincount()[groups]
+    lengths /= 1 - share * lengths  # what it is for groups of one
+    for size in sizes[sizes > 1].unique().tolist():
+        rows = order[sizes[order] == size].view(-1, size)  # a group a row
+        gram = white[rows] @ white[rows].mT
+        rest = torch.eye(size, device=gram.device) - share * gram
+        lengths[rows] = torch.linalg.solve(rest, gram).diagonal(dim1=1, dim2=2)
     return lengths
 
 

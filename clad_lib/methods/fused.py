@@ -13,7 +13,7 @@ from clad_lib.data.split import Split
 from clad_lib.judge.guarantees import conformal_p_values
 from clad_lib.methods.distances import PartScorer
 from clad_lib.methods.patches import patches
-from clad_lib.methods.rotation import TURNS, RotationScorer, rotation
+from clad_lib.methods.rotation import TURNS, rotation
 
 
 class FusedScorer:
@@ -42,15 +42,20 @@ class FusedScorer:
 
 
 def trust(accuracy: float) -> float:
-    """The weight of a rotation expert whose network names that share of the turns of normals right.
+    """The share of its weight that a rotation network keeps which names that share of turns right.
 
-    Zero at chance, where turns say nothing; one expert like any other where it is always right.
+    `accuracy` is that on normal images that it was not trained on: none of the weight at chance,
+    where turns say nothing, all of it where every turn is named.
     """
     return max(0.0, (accuracy - 1 / TURNS) / (1 - 1 / TURNS))
 
 
 def fused(split: Split, settings: Settings, rotation_network: Trained) -> FusedScorer:
-    """The row Fused: Patches, and Rotation as far as the turns of held-out normals let trust it."""
-    turning: RotationScorer = rotation(split, settings, rotation_network)
+    """The row Fused: Patches, and Rotation times `rotation_weight` as far as its turns are right.
+
+    The weight is one for a data set, whatever the scenario.
+    """
+    turning = rotation(split, settings, rotation_network)
+    weight = settings.rotation_weight * trust(turning.accuracy)
     experts = {"Patches": patches(split, settings), "Rotation": turning}
-    return FusedScorer(experts, {"Patches": 1.0, "Rotation": trust(turning.accuracy)})
+    return FusedScorer(experts, {"Patches": 1.0, "Rotation": weight})

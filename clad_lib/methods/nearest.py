@@ -124,8 +124,9 @@ def neighbours(
 ) -> Neighbours:
     """The nearest of at most `limit` training images to each of at most `limit` test images."""
     random = np.random.default_rng(seed)
-    parts = (np.sort(random.permutation(len(part))[:limit]) for part in (split.train, split.test))
-    known, rows = parts
+    known, rows = (
+        np.sort(random.permutation(len(part))[:limit]) for part in (split.train, split.test)
+    )
     distance, place = nearest(split.test[rows], split.train[known], device=device)
     return Neighbours(rows, distance.numpy(), known[place], split.test_tracks[rows])
 
@@ -141,9 +142,8 @@ def verdict(found: Neighbours, anomaly: np.ndarray, *, seed: int = 0) -> Verdict
         found.distance, anomaly, resamples=RESAMPLES, seed=seed, units=found.tracks
     )
     direction = int(interval.low > 0.5) - int(interval.high < 0.5)
-    span = f"(95 % interval {interval.low:.3f} to {interval.high:.3f})"
-    text = f"AUROC {interval.value:.3f} {span}: {DIRECTIONS[direction]}"
-    return Verdict(interval, direction < 0, text)
+    span = "AUROC {:.3f} (95 % interval {:.3f} to {:.3f})".format(*interval)
+    return Verdict(interval, direction < 0, f"{span}: {DIRECTIONS[direction]}")
 
 
 def most_normal_anomalies(

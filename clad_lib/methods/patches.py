@@ -26,8 +26,10 @@ from clad_lib.methods.distances import (
     k_means,
     neighbours,
     remember,
+    with_cluster,
 )
-from clad_lib.methods.scorers import check_training
+from clad_lib.methods.kernel import squared_distances
+from clad_lib.methods.scorers import check_shape, check_training
 
 CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat
 WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
@@ -49,9 +51,9 @@ class Dictionary(NamedTuple):
 
 def _rows(images: Tensor, side: int, stride: int) -> Tensor:
     """Patches as rows (B h h, C side side), each less its mean, over sqrt(variance + CONTRAST)."""
-    windows = images.unfold(2, side, stride).unfold(3, side, stride)  # (B, C, h, h, side, side)
-    rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * side * side).float()
-    rows = rows if images.dtype == torch.uint8 else rows * 255
+    levels = images.float() if images.dtype == torch.uint8 else images * 255
+    windows = levels.unfold(2, side, stride).unfold(3, side, stride)  # (B, C, h, h, side, side)
+    rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * side * side)
     share = rows.new_full((rows.shape[1],), 1 / rows.shape[1])  # a mean as a product: faster
     rows.sub_((rows @ share)[:, None])
     return rows.mul_((rows.square() @ share).add_(CONTRAST).rsqrt_()[:, None])
@@ -85,26 +87,32 @@ def learn_dictionary(
     )
 
 
+def pooling(dictionary: Dictionary) -> Tensor:
+    """What takes the h x h activations of a centroid to their mean in each cell: (cells^2, h^2)."""
+    side, stride, cells, _, size = dictionary.layout.tolist()
+    places = (size - side) // stride + 1
+    member = one_hot(torch.arange(places) * cells // places, cells).float()  # (h, cells)
+    member /= member.sum(0)
+    return torch.einsum("ia,jb->abij", member, member).reshape(cells**2, -1).to(dictionary.filters)
+
+
 def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
     """Images (N, C, S, S) -> pooled activations (N, cells^2 K) of max(0, mean_k d_k - d_k), scaled.
 
-    d_k is a patch's distance to centroid k; a cell holds the mean over its patches. Blocks of
-    images bound the memory; all steps after the product work in its place.
+    d_k is a patch's distance to centroid k, a cell holds the mean over its patches. Blocks bound
+    the memory, and all steps after the product work in its place.
     """
-    side, stride, cells, _, size = dictionary.layout.tolist()
-    filters, places = dictionary.filters, (size - side) // stride + 1
-    member = one_hot(torch.arange(places) * cells // places, cells).float()  # (h, cells)
-    member /= -member.sum(0)  # minus, because what is pooled below is minus the activation
-    pool = -torch.einsum("ia,jb->abij", member, member).reshape(cells**2, places**2).to(filters)
-    step = max(1, BLOCK.get(filters.device.type, 2**18) // (places**2 * filters.shape[1]))
-    features = filters.new_empty(len(images), cells**2, filters.shape[1])
+    side, stride, *_ = dictionary.layout.tolist()
+    pool, filters = -pooling(dictionary), dictionary.filters  # pooled is minus the activation
+    step = max(1, BLOCK.get(filters.device.type, 2**18) // (pool.shape[1] * filters.shape[1]))
+    features = filters.new_empty(len(images), len(pool), filters.shape[1])
     for block, into in zip(images.split(step), features.split(step), strict=True):
         rows = _rows(block.to(filters.device), side, stride)
         points = torch.addmm(dictionary.offset, rows, dictionary.whitening)  # (P, d + 1)
         points[:, -1] = points.square().sum(1)
         gaps = torch.addmm(dictionary.lengths, points, filters).clamp_min_(0).sqrt_()  # (P, K)
         gaps.sub_(gaps.mean(1, keepdim=True)).clamp_max_(0)
-        torch.matmul(pool, gaps.view(len(block), places**2, -1), out=into)
+        torch.matmul(pool, gaps.view(len(block), pool.shape[1], -1), out=into)
     return features.flatten(1).sub_(dictionary.mean).mul_(dictionary.scale)
 
 
@@ -120,6 +128,13 @@ class PatchScorer(PartScorer):
         """Images (N, C, S, S) -> distances (N, parts)."""
         return torch.cat(self._seen(images, distances), 1)
 
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (N,), and latent classes (N,): the nearest cluster, as the last patches see it."""
+        check_shape(images, self.shape)
+        seen = torch.stack(self._seen(images, with_cluster)).cpu()  # (views, N, parts + 1)
+        parts = self._comparable(torch.cat([*seen[..., :-1]], 1))
+        return parts.T.contiguous().mean(0), seen[-1, :, -1].long()
+
     def map(self, images: Tensor) -> Tensor:
         """Where the distance comes from: images (N, C, S, S) -> (N, cells, cells) on the CPU.
 
@@ -130,22 +145,19 @@ class PatchScorer(PartScorer):
 
         def by_cell(memory: Memory, points: Tensor) -> Tensor:
             _, places = neighbours(points, memory.points, k=min(NEAREST, len(memory.points)))
-            total = torch.zeros_like(points)
-            for near in places.T:
-                total += (points - memory.points[near]).square()
-            return total.view(len(points), cells, cells, -1).sum(3) / places.shape[1]
+            shares = (points[:, None] - memory.points[places]).square().mean(1)  # (N, D)
+            return shares.view(len(points), cells, cells, -1).sum(3)
 
         return torch.stack(self._seen(images, by_cell)).sum(0).cpu()
 
     def state(self) -> dict[str, Tensor]:
         """All that `from_state` needs, as plain tensors."""
-        named = {
+        return {"own": self.own} | {
             f"{number}.{name}": value
             for number, view in enumerate(self.views)
             for part in view
             for name, value in part._asdict().items()
         }
-        return named | {"own": self.own}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> PatchScorer:
@@ -185,26 +197,38 @@ def fit_patches(
     `keep` images, drawn at random, are remembered. Raises NotApplicable for fewer than 8 images.
     """
     check_training(images, least=8)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    rows = order[:keep].sort().values
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(images), generator=generator)[:keep].sort().values
     images, names = images[rows], np.arange(len(rows)) if groups is None else groups[rows.numpy()]
     members = torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(device)
     sides = [min(side, images.shape[-1]) for side in sides]
     cells = min(cells, (images.shape[-1] - max(sides)) // stride + 1)
     views, own = [], []
+    sizes: Any = dict(stride=stride, cells=cells, centroids=centroids, seed=seed)
     for side in sides:
-        dictionary = learn_dictionary(
-            images.to(device), side=side, stride=stride, cells=cells, centroids=centroids, seed=seed
-        )
-        features = encode(images, dictionary)
-        variance = features.var(0).view(cells**2, -1).mean(0)  # of a centroid, over all cells
-        scale = variance.clamp_min(1e-12).rsqrt().repeat(cells**2)
-        dictionary = dictionary._replace(mean=features.mean(0), scale=scale)
-        features.sub_(dictionary.mean).mul_(scale)
+        dictionary, features = _described(images.to(device), side=side, **sizes)
         memory, scores = remember(features, members, clusters=clusters, seed=seed)
         views.append((dictionary, memory))
         own.append(scores.cpu())
     return PatchScorer(views, torch.cat(own, 1))
+
+
+def _described(images: Tensor, *, cells: int, **sizes: int) -> tuple[Dictionary, Tensor]:
+    """A dictionary of images (N, C, S, S), and their own features (N, D) by it, scaled."""
+    dictionary = learn_dictionary(images, cells=cells, **sizes)
+    features = encode(images, dictionary)
+    variance = features.var(0).view(cells**2, -1).mean(0)  # of a centroid, over all cells
+    scale = variance.clamp_min(1e-12).rsqrt().repeat(cells**2)
+    dictionary = dictionary._replace(mean=features.mean(0), scale=scale)
+    return dictionary, features.sub_(dictionary.mean).mul_(scale)
+
+
+def patch_clusters(images: Tensor, *, clusters: int, seed: int) -> Tensor:
+    """Pseudo-labels (N,) of images (N, C, S, S): k-means on what a dictionary says of 2x2 cells."""
+    size = images.shape[-1]
+    sizes = dict(side=min(8, size // 2), stride=max(1, size // 32), centroids=256)
+    _, features = _described(images, cells=2, seed=seed, **sizes)
+    return squared_distances(features, k_means(features, clusters, seed=seed)).argmin(1)
 
 
 def patches(split: Split, settings: Settings) -> PatchScorer:

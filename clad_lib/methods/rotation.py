@@ -1,7 +1,8 @@
 """Which way up is it? A network that tells quarter turns apart is unsure of what it never saw.
 
-Rotation prediction (Golan & El-Yaniv 2018; Hendrycks et al. 2019) times the pseudo-labels of the
-latent classes: the network names the cluster and the turn of an image together.
+Rotation prediction (Golan & El-Yaniv 2018; Hendrycks et al. 2019) times pseudo-labels of latent
+classes: the network names the cluster and the turn of an image together. On photographs it names
+the turn alone.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from clad_lib.clad.networks import Clusters, ResNet18, Trained, channel_statistics
+from clad_lib.clad.networks import PlainNet, Trained, channel_statistics
 from clad_lib.clad.training import fit, infer, precision
 from clad_lib.config import Settings, datasets
 from clad_lib.data.split import Split
 from clad_lib.methods.distances import NEAREST, SCORES, PartScorer, neighbours
+from clad_lib.methods.patches import patch_clusters
 
 TURNS = 4
 REMEMBERED = 10_000  # training images with whose features others are compared, at most
+BATCH, RATE = 128, 3e-3  # turned images in a training step; Adam's peak learning rate
 HELD_OUT = 0.1  # share of the training tracks that the network does not see: what is normal for it
 
 
@@ -36,21 +39,29 @@ def held_out(tracks: np.ndarray, *, seed: int) -> Tensor:
     return torch.from_numpy(np.isin(place, order[: max(1, int(HELD_OUT * len(names)))]))
 
 
-def rotation_network(split: Split, settings: Settings, clusters: Clusters) -> Trained:
-    """ResNet-18 fitted to name cluster and turn of `rotation_views` turned training images.
+def rotation_network(split: Split, settings: Settings) -> Trained:
+    """A PlainNet that names cluster and turn of `rotation_views` turned training images.
 
-    Also reads stem, clf_batch and clf_lr. Photographs are mirrored at random.
+    Also reads rotation_labels, clusters and device. Images of data sets with `mirror` are mirrored
+    at random.
     """
-    kept = ~held_out(split.train_tracks, seed=settings.seed)
-    images, labels = split.train[kept], torch.from_numpy(clusters.labels)[kept]
+    images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
     each = settings.rotation_views // TURNS  # the number of images, each of them in four turns
     if len(images) > each:
         rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))
-        images, labels = images[rows[:each]], labels[rows[:each]]
-    statistics: Any = dict(zip(("mean", "std"), channel_statistics(images), strict=True))
-    classes = TURNS * (int(clusters.labels.max()) + 1)
-    model = ResNet18(*images.shape[1:3], classes=classes, stem=settings.stem, **statistics)
+        images = images[rows[:each]]
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    if settings.rotation_labels == "patches":
+        count = min(settings.clusters, len(images))
+        labels = patch_clusters(images, clusters=count, seed=settings.seed).cpu()
+    return fit_rotation(images, labels, split, settings)
+
+
+def fit_rotation(images: Tensor, labels: Tensor, split: Split, settings: Settings) -> Trained:
+    """A PlainNet that names label and turn of uint8 images (N, C, S, S) with labels (N,)."""
     mirrored = datasets().get(split.scenario.dataset, {}).get("mirror", False)
+    statistics: Any = dict(zip(("mean", "std"), channel_statistics(images), strict=True))
+    model = PlainNet(*images.shape[1:3], classes=TURNS * (int(labels.max()) + 1), **statistics)
 
     def loss(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         if mirrored:
@@ -65,9 +76,9 @@ def rotation_network(split: Split, settings: Settings, clusters: Clusters) -> Tr
         loss,
         images,
         labels,
-        epochs=max(1, round(each / len(images))),
-        batch_size=max(2, settings.clf_batch // TURNS),
-        lr=settings.clf_lr,
+        epochs=max(1, round(settings.rotation_views / TURNS / len(images))),
+        batch_size=BATCH // TURNS,
+        lr=RATE,
         schedule="onecycle",
         seed=settings.seed,
         title="rotation",
@@ -97,13 +108,13 @@ class RotationScorer(PartScorer):
 
 
 def views(model: Any, images: Tensor) -> Tensor:
-    """The log-probability of the right turn of each view (N, 4), then their features (N, 4 512).
+    """The log-probability of the right turn of each view (N, 4), then their features (N, 4 256).
 
     A turn's probability is the sum over the clusters; features are of unit length a view.
     """
 
     def look(batch: Tensor) -> Tensor:
-        features = model.features(turned(batch)).float()  # (4 N, 512)
+        features = model.features(turned(batch)).float()  # (4 N, 256)
         shares = model.logits(features).log_softmax(1).view(TURNS, len(batch), -1, TURNS)
         right = shares.logsumexp(2).diagonal(dim1=0, dim2=2)  # (N, 4)
         each = normalize(features).view(TURNS, len(batch), -1).transpose(0, 1)

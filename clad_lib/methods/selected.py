@@ -16,23 +16,15 @@ from torch import Tensor
 
 from clad_lib.clad.dec import kmeans
 from clad_lib.clad.networks import Clusters, Trained
-from clad_lib.clad.posthoc import msp
-from clad_lib.clad.scores import (
-    EPSILONS,
-    TEMPERATURES,
-    Scored,
-    odin,
-    odin_grid,
-    one_pass,
-    outputs,
-)
+from clad_lib.clad.posthoc import POSTHOC, msp
+from clad_lib.clad.scores import EPSILONS, TEMPERATURES, Scored, odin, odin_grid, outputs
 from clad_lib.clad.training import infer, seeded, train_classifier
 from clad_lib.config import Settings, Unit
 from clad_lib.data.split import Split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.scorers import NotApplicable
 
-ONE_PASS = ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM")
+ONE_PASS = tuple(POSTHOC)
 GROUPS = 6  # of k-means, withheld when the number of clusters itself is chosen
 
 
@@ -60,20 +52,17 @@ class Simulations(NamedTuple):
     table: pd.DataFrame  # the number of the fold, and the fields of Choice
 
 
-def withheld_folds(
-    labels: np.ndarray, *, folds: int, share: float, seed: int, limit: int = 500
-) -> list[Fold]:
-    """Folds that each withhold about `share` of the pseudo-classes, others each time if they can.
+def withheld_folds(labels: np.ndarray, settings: Settings, *, limit: int = 500) -> list[Fold]:
+    """Folds that each withhold a share of the pseudo-classes, others each time if they can.
 
     labels (N,) pseudo-labels. A tenth of the kept images, at most `limit`, stay out of training to
     stand for normal images, and at most `limit` withheld ones for anomalies. Two pseudo-classes are
-    always kept: with fewer than three there are no folds.
+    always kept: with fewer than three there are no folds. Reads folds and withheld.
     """
-    random = np.random.default_rng(seed)
+    random, found = np.random.default_rng(settings.seed), []
     classes = random.permutation(np.unique(labels))
-    count = min(max(1, round(share * len(classes))), len(classes) - 2)
-    found = []
-    for fold in range(folds if count > 0 else 0):
+    count = min(max(1, round(settings.withheld * len(classes))), len(classes) - 2)
+    for fold in range(settings.folds if count > 0 else 0):
         outside = np.isin(labels, np.roll(classes, -fold * count)[:count])
         kept, withheld = (random.permutation(np.flatnonzero(each)) for each in (~outside, outside))
         held = min(limit, max(1, len(kept) // 10))
@@ -89,12 +78,13 @@ def simulations(split: Split, settings: Settings, clusters: Clusters) -> Simulat
     calibration image, test image or hidden class enters.
     """
     labels, rows = clusters.labels, list[tuple]()
-    shares = dict(folds=settings.folds, share=settings.withheld)
-    for number, fold in enumerate(withheld_folds(labels, seed=settings.seed, **shares)):
+    for number, fold in enumerate(withheld_folds(labels, settings)):
         model, images, known = _without(split, settings, fold, number, labels[fold.train])
         tested = split.train[fold.tested]
         train, new = (outputs(model, part) for part in (images, tested))
-        plain = one_pass(new, train, known, model.head)
+        plain = {
+            name: score(new, train, known, model.head).numpy() for name, score in POSTHOC.items()
+        }
         rows += [(number, *each) for each in rate(model, tested, plain, fold.withheld, settings)]
     return Simulations(pd.DataFrame(rows, columns=["fold", *Choice._fields]))
 
@@ -125,8 +115,8 @@ def rate(
     grid = odin_grid(model, images, temperatures=TEMPERATURES, epsilons=EPSILONS, unit=unit)
     pairs = zip(product(TEMPERATURES, EPSILONS), grid.reshape(-1, len(images)), strict=True)
     found = [Choice("ODIN", *pair, unit, auroc(values, anomaly)) for pair, values in pairs]
-    nothing = (np.nan, np.nan, "")
-    return found + [Choice(name, *nothing, auroc(plain[name], anomaly)) for name in plain]
+    others = [Choice(name, np.nan, np.nan, "", auroc(plain[name], anomaly)) for name in plain]
+    return found + others
 
 
 def choose(table: pd.DataFrame) -> Choice:
@@ -136,8 +126,8 @@ def choose(table: pd.DataFrame) -> Choice:
     """
     if table.empty:
         raise ValueError("got no simulated results: expected one fold or more; raise `folds`")
-    columns = list(Choice._fields[:-1])
-    means = table.groupby(columns, sort=False, dropna=False, as_index=False).auroc.mean()
+    by: Any = dict(sort=False, dropna=False, as_index=False)
+    means = table.groupby(list(Choice._fields[:-1]), **by).auroc.mean()
     return Choice(**means.loc[means.auroc.idxmax()])
 
 
@@ -173,20 +163,19 @@ def oracle(split: Split, settings: Settings, classifier: Trained, *scored: Score
         )
     plain = {name: each.test for name, each in zip(ONE_PASS, scored, strict=True)}
     rated = rate(classifier.model, split.test, plain, anomaly, settings)
-    choice = max(rated, key=lambda choice: choice.auroc)
-    return _scores_of(choice, split, classifier.model, scored)
+    best = max(rated, key=lambda choice: choice.auroc)
+    return _scores_of(best, split, classifier.model, scored)
 
 
 def _scores_of(choice: Choice, split: Split, model: Any, scored: Sequence[Scored]) -> Scored:
     known: dict[str, Any] = choice._asdict()
-    options = {name: known[name] for name in ("temperature", "epsilon", "unit")}
     if choice.score == "ODIN":
-        images = (split.calibration, split.test)
-        parts = [odin(model, part, **options).numpy() for part in images]
+        by = {name: known[name] for name in ("temperature", "epsilon", "unit")}
+        found = [odin(model, part, **by).numpy() for part in (split.calibration, split.test)]
     else:
-        parts = list(scored[ONE_PASS.index(choice.score)][:2])
-    known = {name: value if value == value else None for name, value in known.items()}
-    return Scored(parts[0], parts[1], extra={"choice": known})
+        found = list(scored[ONE_PASS.index(choice.score)][:2])
+    told = {name: value if value == value else None for name, value in known.items()}  # no NaN
+    return Scored(*found, extra={"choice": told})
 
 
 def simulate_clusters(
@@ -203,9 +192,8 @@ def simulate_clusters(
     latents = infer(model, split.train, function=model.encode).numpy()
     options, rows = dict(inits=settings.kmeans_inits, seed=settings.seed), []
     groups = kmeans(latents, clusters=GROUPS, **options).labels_
-    shares = dict(folds=settings.folds, share=settings.withheld)
-    folds = enumerate(withheld_folds(groups, seed=settings.seed, **shares))
-    for (number, fold), count in product(folds, candidates):
+    folds = withheld_folds(groups, settings)
+    for (number, fold), count in product(enumerate(folds), candidates):
         labels = kmeans(latents[fold.train], clusters=count, **options).labels_
         classifier, _, _ = _without(split, settings, fold, number, labels)
         tested = msp(outputs(classifier, split.train[fold.tested]).logits).numpy()

@@ -1,9 +1,13 @@
-"""A detector on disk: tensors, a record and a card in one folder, checked when it is read."""
+"""A detector on disk: tensors, a record and a card, in a folder or a .zip, checked when read."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +21,13 @@ from clad_lib.clad.scores import Scorer, odin
 from clad_lib.methods.nearest import nearest
 from clad_lib.methods.patches import PatchScorer
 from clad_lib.methods.scorers import FittedScorer
-from clad_lib.study.store import StoreError, atomic_folder
+from clad_lib.study.store import StoreError, atomic_folder, write_atomically
 
 FORMAT = 1  # grows when an older clad_lib could not read what is written
 SAVED = ("Patches", "NearestImage", "ODIN")  # the methods that are made of tensors
 WEIGHTS, RECORD, CARD, SUMS = "model.safetensors", "detector.json", "MODEL_CARD.md", "SHA256SUMS"
+FILES = (WEIGHTS, RECORD, CARD, SUMS)
+LARGEST = 2**32  # bytes of a bundle
 
 TEXT = """# A detector of anomalies in images
 
@@ -33,7 +39,8 @@ know which anomalies matter. Load it with `clad score` or `clad_lib.Detector.loa
 
 ## What it holds
 Numbers learnt from the training images, calibration scores, and {kept:,} training images as they
-are, which `explain` shows: whoever has this folder can look at them.
+are, which `explain` shows: whoever has this folder can look at them. Also the paths of the folders
+that the images were read from, by which `clad update` finds them again.
 
 ## When the promise is void
 New images from another camera, place, process or time than the calibration images; several images
@@ -42,21 +49,39 @@ of one object counted as several; calibration images that were chosen because of
 """
 
 
-def write_bundle(folder: Path, tensors: dict[str, Tensor], record: dict, report: str) -> Path:
+def write_bundle(
+    place: Path, tensors: dict[str, Tensor], record: dict, report: str, *, replace: bool = False
+) -> Path:
     """Write tensors (safetensors), a record of JSON values and a card, whole or not at all.
 
-    SHA256SUMS stands beside them, as `sha256sum -c` reads it. Raises StoreError when something lies
-    at `folder`, which is never replaced, or the disk refuses.
+    SHA256SUMS stands beside them, as `sha256sum -c` reads it. `place` is a folder, or a file that
+    ends in .zip. Raises StoreError when something lies there, unless it is to `replace` it, or the
+    disk refuses. Where a process is killed that replaces it, the old bundle or the new one is read.
     """
-    check(folder, record["settings"]["method"])
+    if not replace:
+        check(place, record["settings"]["method"])
     weights = save({name: each.detach().cpu().contiguous() for name, each in tensors.items()})
     text = json.dumps({"format": FORMAT, **record}, indent=1).encode()
     card = TEXT.format(report=report, kept=len(tensors["examples"])).encode()
     files = {WEIGHTS: weights, RECORD: text, CARD: card}
-    with atomic_folder(folder) as draft:
-        for name, content in (files | {SUMS: checksums(files)}).items():
+    files[SUMS] = checksums(files)
+    if place.suffix == ".zip":
+        with zipfile.ZipFile(packed := io.BytesIO(), "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        write_atomically(place, packed.getvalue())
+        return place
+    former, new = (place.with_name(f".{place.name}.{age}") for age in ("old", "new"))
+    with atomic_folder(new if replace else place) as draft:
+        for name, content in files.items():
             (draft / name).write_bytes(content)
-    return folder
+    if replace:
+        if place.exists():
+            shutil.rmtree(former, ignore_errors=True)
+            os.replace(place, former)
+        os.replace(new, place)
+        shutil.rmtree(former)
+    return place
 
 
 def check(folder: Path, method: str) -> None:
@@ -73,21 +98,32 @@ def checksums(files: Mapping[str, bytes]) -> bytes:
     return "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
 
 
-def read_bundle(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the record of a bundle; nothing is unpickled.
+def read_bundle(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the record of a bundle; nothing is unpacked or unpickled.
 
-    No name in the record leads to a file. Raises StoreError for a folder that is no bundle, is
-    damaged or changed, or has another format.
+    No name in the record, and none in a .zip, leads to a file. Raises StoreError for what is no
+    bundle, is damaged or changed, larger than LARGEST, or has another format.
     """
-    if not (folder / RECORD).is_file():
-        raise StoreError(f"no detector in {folder}: expected a folder that `clad fit` has written")
-    files = {name: (folder / name).read_bytes() for name in (WEIGHTS, RECORD, CARD)}
+    former = place.with_name(f".{place.name}.old")  # another was about to take its place
+    place = former if former.exists() and not place.exists() else place
+    root: Any = place
+    if place.is_file():
+        root = zipfile.Path(place)
+        sizes = {each.filename: each.file_size for each in zipfile.ZipFile(place).infolist()}
+    else:
+        there = [place / name for name in FILES if (place / name).is_file()]
+        sizes = {each.name: each.stat().st_size for each in there}
+    if RECORD not in sizes:
+        raise StoreError(f"no detector in {place}: expected what `clad fit` has written")
+    if set(sizes) != set(FILES) or sum(sizes.values()) > LARGEST:
+        raise StoreError(f"{place} holds {sizes}: expected {', '.join(FILES)}, and no more")
+    files = {name: (root / name).read_bytes() for name in FILES}
     record = json.loads(files[RECORD])
     if record["format"] != FORMAT:
-        found = f"{folder} has format {record['format']!r}, this clad_lib reads {FORMAT}"
+        found = f"{place} has format {record['format']!r}, this clad_lib reads {FORMAT}"
         raise StoreError(f"{found}: update clad_lib, or fit anew")
-    if (folder / SUMS).read_bytes() != checksums(files):
-        raise StoreError(f"{folder} was changed since it was written: copy it again, or fit anew")
+    if files.pop(SUMS) != checksums(files):
+        raise StoreError(f"{place} was changed since it was written: copy it again, or fit anew")
     return load(files[WEIGHTS]), record
 
 

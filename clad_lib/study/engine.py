@@ -177,7 +177,7 @@ def open_study(
     target = pick_device(device)
     torch.set_num_threads(threads)
     threadpool_limits(threads)
-    split = load_split(config)
+    split = load_split(config, progress=progress)
     places = Places(Path(runs), config, split_key(split))
     return Study(config, split, places, target, threads, progress)
 

@@ -1,6 +1,8 @@
 """Experiments on one study: a setting varied, defects switched on, one boundary or several."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from operator import or_
 from typing import Any, NamedTuple
@@ -10,11 +12,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from clad_lib.clad.dec import kmeans
-from clad_lib.clad.training import infer
+from clad_lib.clad import dec
+from clad_lib.clad.training import infer, seeded
 from clad_lib.config import published
 from clad_lib.judge import guarantees
-from clad_lib.methods.kernel import Gamma, KernelScorer, fit_svdd
+from clad_lib.methods.kernel import Gamma, KernelScorer, fit_boundary
 from clad_lib.study.engine import Study
 
 ALPHA, DELTA = 0.1, 0.1  # of the thresholds of all boundaries
@@ -76,6 +78,29 @@ def ways_to_measure(study: Study) -> pd.DataFrame:
     }
     table = measure_settings(study, ways.values(), method="SVDD")
     return table[["auroc", "f1", "protocol"]].set_axis(pd.Index(ways, name="SVDD"))
+
+
+def dec_trail(study: Study, *, epochs: int = 10, count: int = 200) -> tuple[np.ndarray, ...]:
+    """DEC once more, as the run did it: what it did to `count` (n) of the training images.
+
+    Gives latents (E, n, D), centroids (E, K, D), q and p (E, n, K), before training and after each
+    epoch. It goes on for `epochs` where the run stopped earlier, and leaves the run's clusters be.
+    """
+    train, seen = study.split.train, list[tuple[torch.Tensor, ...]]()
+    rows = np.random.default_rng(study.config.seed).permutation(len(train))[:count]
+    epochs = max(epochs, len(study["clusters"].losses))
+    longer = study.with_settings(dec_epochs=epochs, dec_tolerance=0.0, min_steps=0)
+
+    def watch(model: dec.DEC) -> None:
+        soft, centroids = infer(model, train), model.centroids.detach().cpu().clone()
+        latents = infer(model, train[rows], function=model.autoencoder.encode)
+        seen.append((latents, centroids, soft[rows], dec.target_distribution(soft)[rows]))
+
+    # beyond the run's last epoch clusters may die: that is to be seen, not to be warned of
+    with seeded(study.config.seed), warnings.catch_warnings(action="ignore"), suppress(ValueError):
+        settings = longer.settings("clusters")
+        dec.clusters(study.split, settings, study["autoencoder"], watch=watch)
+    return tuple(torch.stack(each).numpy() for each in zip(*seen, strict=True))
 
 
 class Side(NamedTuple):
@@ -164,7 +189,7 @@ def _fitted(
     """A boundary round the points (N, 2) of each label that has SMALLEST of them."""
     groups = [points[labels == label] for label in np.unique(labels)]
     large = [_as_images(group) for group in groups if len(group) >= SMALLEST]
-    return [fit_svdd(group, gamma=gamma, seed=seed) for group in large]
+    return [fit_boundary(group, gamma=gamma, seed=seed) for group in large]
 
 
 def three_ways(plane: Plane) -> dict[str, Side]:
@@ -182,10 +207,16 @@ def three_ways(plane: Plane) -> dict[str, Side]:
     }
 
 
-def boundaries_by_count(plane: Plane, counts: Sequence[int]) -> dict[int, Side]:
-    """`boundaries` round the groups of k-means for each number of groups."""
-    groups = {k: kmeans(plane.train, clusters=k, inits=5, seed=plane.seed) for k in counts}
-    return {k: boundaries(plane, found.labels_) for k, found in groups.items()}
+def boundaries_by_count(plane: Plane, counts: Sequence[int]) -> dict[int, dict[str, Side]]:
+    """`three_ways` round the groups of k-means for each number of groups, at one measured rate.
+
+    Thresholds come from the normal test points, so that the same number of those lies outside
+    whatever is drawn: analysis, and no promise.
+    """
+    normal = plane.test[~plane.anomaly]
+    equal = plane._replace(calibration=normal, tracks=np.arange(len(normal)))
+    groups = {k: dec.kmeans(plane.train, clusters=k, inits=5, seed=plane.seed) for k in counts}
+    return {k: three_ways(equal._replace(labels=found.labels_)) for k, found in groups.items()}
 
 
 def _sheets(regions: Sequence[KernelScorer], points: np.ndarray) -> np.ndarray:

@@ -49,9 +49,11 @@ class Row(NamedTuple):
 
 _stage = partial(Row, shown_in="05_odin_scoring")
 _score = partial(Row, shown_in="05_odin_scoring", block=LATENT)
-_LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes: they run when they are named
+_LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another package: when named
 _TURNED = ("rotation_network",)
+_OUTPUTS = ("clusters", "classifier", "outputs")
 _PATCHES = ("patch_features", "patch_images", "clusters")
+_WEIGHTED = (*_PATCHES, "rotation_weight")
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER, "odin_factor")
 _DEEP = ("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective")
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
@@ -85,15 +87,13 @@ _OWN: dict[str, Row] = {
     "odin_grid": _stage("clad_lib.clad.scores:odin_grid_of", ("classifier",), ("odin_factor",)),
     "simulations": _stage("clad_lib.methods.selected:simulations", ("clusters",), _FOLDS),
     "ODIN": _score("clad_lib.clad.scores:odin_scores", ("classifier",), _ODIN, paper="CLAD"),
-    "MSP": _score("clad_lib.clad.scores:msp_scores", ("outputs",)),
-    "MaxLogit": _score("clad_lib.clad.scores:max_logit_scores", ("outputs",)),
-    "Energy": _score("clad_lib.clad.scores:energy_scores", ("outputs",)),
-    "KNN": _score("clad_lib.clad.scores:knn_scores", ("outputs",)),
-    "Mahalanobis": _score("clad_lib.clad.scores:mahalanobis_scores", ("clusters", "outputs")),
-    "RelativeMahalanobis": _score(
-        "clad_lib.clad.scores:relative_mahalanobis_scores", ("clusters", "outputs")
-    ),
-    "ViM": _score("clad_lib.clad.scores:vim_scores", ("classifier", "outputs")),
+    "MSP": _score("clad_lib.clad.scores:msp_scores", _OUTPUTS),
+    "MaxLogit": _score("clad_lib.clad.scores:max_logit_scores", _OUTPUTS),
+    "Energy": _score("clad_lib.clad.scores:energy_scores", _OUTPUTS),
+    "KNN": _score("clad_lib.clad.scores:knn_scores", _OUTPUTS),
+    "Mahalanobis": _score("clad_lib.clad.scores:mahalanobis_scores", _OUTPUTS),
+    "RelativeMahalanobis": _score("clad_lib.clad.scores:relative_mahalanobis_scores", _OUTPUTS),
+    "ViM": _score("clad_lib.clad.scores:vim_scores", _OUTPUTS),
     "RankAverage": _score("clad_lib.clad.scores:rank_average_scores", ONE_PASS),
     "Selected": _score(
         "clad_lib.methods.selected:selected", ("simulations", "classifier", *ONE_PASS), _ODIN
@@ -128,12 +128,13 @@ _OWN: dict[str, Row] = {
     "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, block=BEYOND),
     "rotation_network": Row(
         "clad_lib.methods.rotation:rotation_network",
-        ("clusters",),
-        ("rotation_views", "stem", "clf_batch", "clf_lr"),
+        reads=("rotation_views", "rotation_labels", "clusters"),
+        version=2,
         in_all=False,
     ),
     "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, **_LONG),
-    "Fused": Row("clad_lib.methods.fused:fused", _TURNED, _PATCHES, **_LONG),
+    "Fused": Row("clad_lib.methods.fused:fused", _TURNED, _WEIGHTED, version=2, **_LONG),
+    "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }
 
 

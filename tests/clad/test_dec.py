@@ -13,7 +13,6 @@ from clad_lib.clad import dec
 from clad_lib.clad.dec import (
     cluster_health,
     clusters,
-    fit_dec,
     kmeans,
     purity,
     soft_assignment,
@@ -57,9 +56,18 @@ def autoencoder(seed=0, **shape):
         return ConvAutoencoder(1, 8, latent=4, **shape, **statistics)
 
 
+def fit_dec(model, images, **settings):
+    """The stage with settings under their short names."""
+    options = dict(epochs=4, batch=32, lr=0.01, optimizer="sgd", tolerance=1e-3) | settings
+    renamed = {f"dec_{name}": options.pop(name) for name in "epochs batch lr optimizer".split()}
+    renamed["dec_tolerance"] = options.pop("tolerance")
+    plain = dict(clusters=3, kmeans_inits=3, min_steps=0, batch_target=False, seed=0)
+    view = SimpleNamespace(**plain | options | renamed, progress=False)
+    return clusters(SimpleNamespace(train=images), view, Trained(model, np.zeros(1)))
+
+
 def fitted(images, **changes):
-    options = dict(clusters=3, epochs=4, batch_size=32, lr=0.01, optimizer="sgd", inits=3, seed=0)
-    return fit_dec(autoencoder(), images, **options | changes, progress=False)
+    return fit_dec(autoencoder(), images, **changes)
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.01), ("adam", 3e-4)])
@@ -99,8 +107,7 @@ def test_the_autoencoder_stays_as_it_is():
     images, _ = blobs(20)
     model = autoencoder()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    options = dict(clusters=3, epochs=1, batch_size=32, lr=0.01, optimizer="sgd", seed=0)
-    fit_dec(model, images, **options, progress=False)
+    fit_dec(model, images, epochs=1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -109,7 +116,7 @@ def targets_seen(monkeypatch, **changes):
     """How many rows each target has that DEC computes."""
     rows, whole = [], dec.target_distribution
     monkeypatch.setattr(dec, "target_distribution", lambda q: rows.append(len(q)) or whole(q))
-    fitted(blobs(20)[0], epochs=2, batch_size=7, inits=1, tolerance=0, **changes)
+    fitted(blobs(20)[0], epochs=2, batch=7, kmeans_inits=1, tolerance=0, **changes)
     return rows
 
 
@@ -152,7 +159,7 @@ def test_each_epoch_trains_towards_the_latest_soft_assignment(monkeypatch):
         return plain(model, watched, images, target, **options)
 
     monkeypatch.setattr(dec, "fit", spy)
-    fitted(blobs(20)[0], epochs=3, batch_size=60, tolerance=0)
+    fitted(blobs(20)[0], epochs=3, batch=60, tolerance=0)
     assert len(seen) == 3
     for target, soft in zip(seen, softs, strict=False):
         assert torch.equal(target, target_distribution(soft))
@@ -234,8 +241,8 @@ def test_the_stage_reads_what_it_declares_and_trains_as_configured():
     settings = Settings(config, [*reads.split(), "min_steps", "batch_target"], progress=False)
     split = SimpleNamespace(train=images)
     found = clusters(split, settings, Trained(autoencoder(), np.zeros(1)))
-    options = dict(clusters=3, optimizer="adam", lr=1e-3, batch_size=16, epochs=2, tolerance=0)
-    same = fit_dec(autoencoder(), images, **options, inits=20, seed=0, progress=False)
+    options = dict(optimizer="adam", lr=1e-3, batch=16, epochs=2, tolerance=0, kmeans_inits=20)
+    same = fit_dec(autoencoder(), images, **options)
     assert np.array_equal(found.soft, same.soft)
     assert len(found.losses) == 2
 
@@ -244,5 +251,5 @@ def test_the_stage_reads_what_it_declares_and_trains_as_configured():
 def test_a_last_image_alone_trains_the_large_encoder(noisy):
     images = blobs(22)[0][:65]
     model = autoencoder(encoder="large", noisy=noisy)
-    options = dict(clusters=2, epochs=1, batch_size=64, lr=1e-4, seed=0, progress=False)
+    options = dict(clusters=2, epochs=1, batch=64, lr=1e-4, optimizer="adam")
     assert np.isfinite(fit_dec(model, images, **options).soft).all()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from clad_lib.clad import latent_map as module
-from clad_lib.clad.latent_map import latent_map, place, tsne
+from clad_lib.clad.latent_map import latent_map, tsne
 from clad_lib.clad.networks import ConvAutoencoder, Trained
 from clad_lib.clad.training import infer
 from clad_lib.config import Settings, make_config
@@ -27,10 +27,6 @@ def blobs():
 @pytest.fixture(scope="module")
 def drawn(blobs):
     return tsne(blobs[0], seed=3)
-
-
-def neighbours(points, others):
-    return np.linalg.norm(points[:, None] - others[None], axis=2).argmin(1)
 
 
 def test_groups_stay_together(blobs, drawn):
@@ -95,24 +91,6 @@ def test_settings_out_of_range_are_refused(blobs, wrong):
 
 def test_perplexity_shrinks_with_few_points(blobs):
     assert tsne(blobs[0][::12], iterations=20).perplexity == 3  # a third of nine neighbours
-
-
-def test_new_points_fall_among_their_neighbours_and_the_old_ones_stay(blobs, drawn):
-    latents, labels = blobs
-    new = latents[::7] + np.float32(0.01)
-    before = drawn.points.copy()
-    placed = place(drawn, latents, new)
-    assert placed.shape == (len(new), 2)
-    assert placed.dtype == np.float32
-    assert (labels[neighbours(placed, drawn.points)] == labels[::7]).all()
-    assert np.array_equal(drawn.points, before)
-
-
-def test_latents_that_are_not_those_of_the_map_are_refused(blobs, drawn):
-    with pytest.raises(ValueError, match="got a map of 120 points"):
-        place(drawn, blobs[0][:50], blobs[0])
-    with pytest.raises(ValueError, match="new ones of the same size"):
-        place(drawn, blobs[0], blobs[0][:, :3])
 
 
 def test_the_library_was_built_to_use_several_cores():

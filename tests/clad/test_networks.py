@@ -13,12 +13,13 @@ from torch import nn
 from clad_lib.clad.networks import (
     NETWORKS,
     ConvAutoencoder,
+    PlainNet,
     ResNet18,
-    SmallMapConv2d,
     Standardise,
     channel_statistics,
     statistics,
 )
+from clad_lib.clad.small_maps import SmallMapConv2d
 from clad_lib.config import Settings, make_config
 
 
@@ -160,6 +161,7 @@ def test_large_maps_and_prediction_are_left_to_torch():
     [
         ConvAutoencoder(2, 8, latent=3, encoder="large", noisy=True, mean=torch.rand(2)),
         ResNet18(2, 16, classes=3, stem="full", std=torch.rand(2) + 1),
+        PlainNet(2, 16, classes=5, mean=torch.rand(2)),
     ],
 )
 def test_a_network_can_be_built_again_from_its_shape_and_weights(network):

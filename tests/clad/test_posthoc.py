@@ -7,7 +7,6 @@ import pytest
 import torch
 from pytorch_ood import detector
 from scipy.special import log_softmax, logsumexp
-from scipy.stats import percentileofscore
 from torch import nn
 
 from clad_lib.clad import posthoc
@@ -97,31 +96,6 @@ def test_logit_scores_against_scipy():
     assert np.allclose(posthoc.max_logit(logits), -values.max(1))
     with pytest.raises(ValueError, match="temperature is 0"):
         posthoc.msp(logits, temperature=0)
-
-
-def test_rank_average_by_hand():
-    reference = [np.array([1.0, 2, 3, 4]), np.array([10.0, 10, 20, 30])]
-    scores = [np.array([0.0, 2, 9]), np.array([10.0, 25, 99])]
-    expected = [(0 + 0.375) / 2, (0.375 + 0.75) / 2, 1.0]
-    expected[0] = (0 + 0.25) / 2  # of 10 in (10, 10, 20, 30): none below, two tied
-    assert np.allclose(posthoc.rank_average(scores, reference), expected)
-
-
-def test_rank_average_against_scipy():
-    random = np.random.default_rng(0)
-    reference, scores = random.integers(0, 9, (2, 3, 40)).astype(float)
-    ranks = [percentileofscore(r, s, kind="mean") for r, s in zip(reference, scores, strict=True)]
-    found = posthoc.rank_average(list(scores), list(reference))
-    assert np.allclose(found, np.mean(ranks, axis=0) / 100)
-
-
-@pytest.mark.parametrize(
-    ("scores", "reference"),
-    [([], []), ([np.ones(2)], []), ([np.ones(2)], [np.ones(0)]), ([np.ones(2)], 2 * [np.ones(1)])],
-)
-def test_rank_average_wants_a_reference_for_each_score(scores, reference):
-    with pytest.raises(ValueError, match="expected a reference for each score"):
-        posthoc.rank_average(scores, reference)
 
 
 def test_bad_features_are_named(cloud):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
-from scipy.stats import rankdata
+from scipy.stats import percentileofscore, rankdata
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -18,7 +18,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from clad_lib.clad import scores
 from clad_lib.clad.networks import ResNet18, Standardise, Trained
-from clad_lib.clad.posthoc import knn, log_confidence, mahalanobis, msp, vim
+from clad_lib.clad.posthoc import (
+    POSTHOC,
+    energy,
+    knn,
+    log_confidence,
+    mahalanobis,
+    max_logit,
+    msp,
+    vim,
+)
 from clad_lib.clad.training import infer, seeded
 from clad_lib.config import Settings, make_config
 
@@ -192,18 +201,16 @@ def stages(classifier):
 
 def one_pass_scores(stages):
     split, settings, trained, clusters, outputs = stages
-    found = [
-        score(split, settings, outputs)
-        for score in (
-            scores.msp_scores,
-            scores.max_logit_scores,
-            scores.energy_scores,
-            scores.knn_scores,
-        )
-    ]
-    for score in (scores.mahalanobis_scores, scores.relative_mahalanobis_scores):
-        found.append(score(split, settings, clusters, outputs))
-    return [*found, scores.vim_scores(split, settings, trained, outputs)]
+    rows = (
+        scores.msp_scores,
+        scores.max_logit_scores,
+        scores.energy_scores,
+        scores.knn_scores,
+        scores.mahalanobis_scores,
+        scores.relative_mahalanobis_scores,
+        scores.vim_scores,
+    )
+    return [row(split, settings, clusters, trained, outputs) for row in rows]
 
 
 def test_the_scores_of_a_split_are_those_of_its_outputs(stages):
@@ -224,9 +231,6 @@ def test_the_scores_of_a_split_are_those_of_its_outputs(stages):
         ]
         for ours, values in zip(found, expected, strict=True):
             assert np.array_equal(getattr(ours, part), values.double().numpy())
-        together = scores.one_pass(tested, train, labels, trained.model.head)
-        for ours, values in zip(found, together.values(), strict=True):
-            assert np.array_equal(getattr(ours, part), values)
     assert len(found[0].calibration) == len(split.calibration)
     assert found[0].used is None
 
@@ -244,6 +248,23 @@ def test_the_ensemble_keeps_its_reference_images_out_of_the_calibration(stages):
     ]
     assert np.isclose(found.test[7], np.mean(ranks))
     assert len(found.calibration) == 20
+
+
+def test_the_ensemble_by_hand_and_against_scipy(stages):
+    """The reference of seed 0 is read off `used`; ranks are SciPy's, ties half."""
+    split, settings, *_ = stages
+    random = np.random.default_rng(0)
+    scored = [scores.Scored(*(random.integers(0, 9, n).astype(float) for n in (20, 30)))] * 2
+    scored[1] = scores.Scored(scored[0].calibration * 10, scored[0].test * 10 + 5)
+    found = scores.rank_average_scores(split, settings, *scored)
+    for part in ("calibration", "test"):
+        ranks = [
+            percentileofscore(each.calibration[found.used], getattr(each, part), kind="mean")
+            for each in scored
+        ]
+        assert np.allclose(getattr(found, part), np.mean(ranks, axis=0) / 100)
+    tied = scores.rank_average_scores(split, settings, scores.Scored(np.ones(20), np.arange(3.0)))
+    assert tied.test.tolist() == [0, 0.5, 1]
 
 
 def test_one_calibration_image_is_too_few_for_the_ensemble(stages):
@@ -306,10 +327,11 @@ def test_no_float64_on_the_device_while_scoring(classifier, images, monkeypatch)
         scores.odin_grid(classifier, images, temperatures=(1, 10), epsilons=(0, 0.01))
         both = scores.outputs(classifier, images)
         labels = torch.arange(23) % 5
-        scores.one_pass(both, both, labels, classifier.head)
+        for score in POSTHOC.values():
+            score(both, both, labels, classifier.head)
         msp(classifier(images).detach())
-        scores.max_logit(both.logits.clone())
-        scores.energy(both.logits.clone())
+        max_logit(both.logits.clone())
+        energy(both.logits.clone())
     assert found.dtype == torch.float64
 
 

@@ -54,7 +54,7 @@ def test_fit_recovers_a_line():
 def test_one_full_batch_step_is_plain_gradient_descent():
     x, y = data()
     model, twin = line(), line()
-    options = dict(epochs=1, batch_size=64, lr=0.1, momentum=0, optimizer="sgd")
+    options = dict(epochs=1, batch_size=64, lr=0.1, optimizer="sgd")
     fit(model, squared_error, x, y, **options, **QUIET)
     squared_error(twin, x, y).backward()
     assert torch.allclose(model.weight, twin.weight - 0.1 * twin.weight.grad)

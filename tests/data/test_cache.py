@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -115,8 +114,9 @@ def test_where_the_cache_lies(tmp_path, monkeypatch):
     assert cache_folder() == cache_folder(os.environ["CLAD_CACHE"])
     assert cache_folder(tmp_path) == tmp_path
     monkeypatch.delenv("CLAD_CACHE")
-    assert cache_folder().name == "clad"
-    monkeypatch.setitem(sys.modules, "platformdirs", None)  # a bare machine
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert cache_folder() == tmp_path / "x" / "clad"
+    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "clad"

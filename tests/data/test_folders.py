@@ -205,6 +205,18 @@ def test_the_memory_of_a_stream_does_not_grow(tmp_path):
     assert peaks[1] - peaks[0] < 20 * 3 * 64 * 64  # less than one batch
 
 
+def test_bars_are_shown_unless_they_are_switched_off(tmp_path, capsys):
+    paint(tmp_path / "1.png")
+    for read in (
+        lambda **more: read_folder(tmp_path, **more),
+        lambda **more: list(stream_folder(tmp_path, size=8, channels=1, **more)),
+    ):
+        read()
+        assert "decoding" in capsys.readouterr().err
+        read(progress=False)
+        assert capsys.readouterr() == ("", "")
+
+
 def test_names_of_any_bytes(tmp_path):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     try:

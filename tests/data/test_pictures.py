@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -14,11 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from clad_lib.data.pictures import DataError, decode, highest_values, read_image, shown, to_bytes
+from clad_lib.data.pictures import DataError, decode, highest_values, shown, to_bytes
 
 GREY = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
 GREY[0, :2] = 0, 255
 COLOUR = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def read_image(source, **options):
+    """The pixels alone; errors name the place."""
+    where = "picture" if isinstance(source, bytes) else shown(source)
+    return decode(source, where=where, **options)[0]
 
 
 def encoded(pixels, kind="png", **options) -> bytes:
@@ -57,6 +64,23 @@ def test_a_dark_picture_of_a_deep_set_stays_dark():
     assert np.array_equal(read_image(dark), GREY[None] // 2)
     assert read_image(dark, highest=highest).max() == 0
     assert np.array_equal(read_image(bright, highest=highest), GREY[None])
+
+
+def white_is_zero(blob):
+    """The same TIFF with PhotometricInterpretation 0, which Pillow does not write for deep pixels."""
+    black, white = (struct.pack("<HHIHH", 262, 3, 1, value, 0) for value in (1, 0))
+    assert blob.count(black) == 1
+    return blob.replace(black, white)
+
+
+@pytest.mark.parametrize("name", ["16 bits, little end first", "12 bits in 16", "floats to 1"])
+def test_where_zero_is_white_the_picture_is_turned_over(name):
+    """TIFF 6.0, section 8, at every depth."""
+    assert np.array_equal(read_image(white_is_zero(encoded(*DEEP[name]))), 255 - GREY[None])
+
+
+def test_where_zero_is_white_in_8_bits_it_is_turned_over_once():
+    assert np.array_equal(read_image(white_is_zero(encoded(GREY, "tiff"))), 255 - GREY[None])
 
 
 def test_values_that_cannot_be_scaled_are_refused():

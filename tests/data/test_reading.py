@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -19,9 +20,16 @@ from sklearn.datasets import load_digits
 from clad_lib.config import datasets
 from clad_lib.data import copies, reading
 from clad_lib.data.pictures import DataError
-from clad_lib.data.reading import fingerprint, load_dataset, to_download, units_of
+from clad_lib.data.reading import load_dataset, to_download, units_of
 
 DIGITS = [str(digit) for digit in range(10)]
+
+
+def fingerprint(data) -> str:
+    """A short hash of images, labels and class names."""
+    digest = hashlib.blake2b(repr((data.images.shape, data.class_names)).encode(), digest_size=8)
+    digest.update(data.images.tobytes() + data.labels.tobytes())
+    return digest.hexdigest()
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -118,7 +126,7 @@ def test_labels_without_a_class_are_refused(mnist, labels):
 
 def test_the_second_load_decodes_nothing(mnist, monkeypatch):
     first, _ = load_dataset("mnist")
-    monkeypatch.setattr(reading, "read_image", lambda *a, **k: pytest.fail("decoded again"))
+    monkeypatch.setattr(reading, "decode", lambda *a, **k: pytest.fail("decoded again"))
     second, _ = load_dataset("mnist")
     assert np.array_equal(first.images, second.images)
     assert fingerprint(first) == fingerprint(second)
@@ -393,6 +401,13 @@ def test_what_a_download_would_fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("CLAD_DATA", str(tmp_path))
     assert to_download("mnist", **places) == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_no_bar_is_shown_where_progress_is_off(mnist, tmp_path, capsys):
+    paint(tmp_path / "f", [(f"{i}.png", 8) for i in range(5)])
+    for name in ("mnist", str(tmp_path / "f")):
+        load_dataset(name, progress=False)
+        assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.slow

@@ -8,13 +8,11 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from clad_lib.judge.counting import METRICS
-from clad_lib.judge.intervals import _resampled
+from clad_lib.judge.counting import METRICS, resampled
 from clad_lib.judge.metrics import (
     auroc,
     bootstrap,
     evaluate,
-    interval_over_seeds,
     paired_comparison,
 )
 
@@ -52,8 +50,8 @@ def test_counting_equals_explicit_resampling(metric, whole):
     scores, anomaly = draw(4, 60, ties=2)
     units = np.where(anomaly, 100, 0) + np.random.default_rng(1).integers(0, 7, 60)
     names = units if whole else np.arange(60)
-    draws = _resampled(
-        scores[None], anomaly, metric=metric, resamples=40, seed=9, units=units if whole else None
+    draws = resampled(
+        scores[None], anomaly, metric, resamples=40, seed=9, units=units if whole else None
     )[1][:, 0]
     generator = np.random.default_rng(9)
     classes = [np.unique(names[part]) for part in (~anomaly, anomaly)]
@@ -273,27 +271,6 @@ def test_paired_comparison_refuses_other_shapes():
 # seeds
 
 
-def test_the_interval_over_one_seed_or_equal_seeds_is_that_of_the_images():
-    scores, anomaly = draw(19, 200)
-    alone = bootstrap(scores, anomaly, resamples=4000, seed=0)
-    assert interval_over_seeds(scores[None], anomaly, resamples=4000, seed=0) == alone
-    three = interval_over_seeds(np.stack([scores] * 3), anomaly, resamples=4000, seed=0)
-    assert three.value == pytest.approx(alone.value)
-    assert three.high - three.low == pytest.approx(alone.high - alone.low, rel=0.05)
-
-
-def test_the_interval_over_seeds_without_image_noise_is_students():
-    anomaly = np.arange(40_000) % 2 == 0
-    rows = np.random.default_rng(0).normal(size=(3, 40_000))
-    rows += np.array([0.2, 1.0, 1.8])[:, None] * anomaly
-    found = interval_over_seeds(rows, anomaly, resamples=100, seed=0)
-    each = [auroc(row, anomaly) for row in rows]
-    low, high = stats.t.interval(0.95, 2, np.mean(each), stats.sem(each))
-    assert found.value == pytest.approx(np.mean(each))
-    assert found.low == pytest.approx(low, abs=0.01)
-    assert high > found.high == 1.0  # an AUROC is not above 1
-
-
 def test_paired_comparison_without_image_noise_is_the_paired_t_test():
     anomaly = np.arange(40_000) % 2 == 0
     image = np.random.default_rng(0).normal(size=40_000)  # both methods see the same
@@ -307,35 +284,3 @@ def test_paired_comparison_without_image_noise_is_the_paired_t_test():
     assert found.difference == pytest.approx(np.subtract(*pairs).mean())
     assert found.p_value == pytest.approx(expected.pvalue, rel=0.05)
     assert found[1:3] == pytest.approx(expected.confidence_interval(0.95), abs=0.003)
-
-
-@pytest.mark.parametrize(("spread", "frames"), [(0.1, 1), (0.3, 1), (0.2, 6)])
-def test_the_interval_over_seeds_covers_the_truth(spread, frames):
-    inside, drawn_seeds, trials = 0, 0, 300
-    shifts = np.random.default_rng(9).normal(1, spread, 100_000)
-    truth = stats.norm.cdf(shifts / math.sqrt(2)).mean()
-    for seed in range(trials):
-        generator = np.random.default_rng(seed)
-        units = np.repeat(np.arange(150), frames)
-        anomaly = units < 60
-        common = 0.8 * generator.normal(size=150)[units]
-        rows = common + 0.6 * generator.normal(size=(3, 150))[:, units]
-        rows += anomaly * generator.normal(1, spread, (3, 1))
-        owner = units if frames > 1 else None
-        found = interval_over_seeds(rows, anomaly, resamples=200, seed=seed, units=owner)
-        inside += found.low <= truth <= found.high
-        each = np.array([auroc(row, anomaly) for row in rows])
-        low, high = np.quantile(generator.choice(each, (500, 3)).mean(1), [0.025, 0.975])
-        drawn_seeds += low <= truth <= high
-    assert inside >= stats.binom.ppf(1e-3, trials, 0.94)
-    assert drawn_seeds < 0.8 * trials  # three values drawn with replacement: far too narrow
-
-
-def test_a_published_number_is_exceeded_only_where_the_interval_lies_above_it():
-    above = 0
-    for seed in range(200):
-        generator = np.random.default_rng(seed)
-        anomaly = np.arange(200) < 80
-        rows = generator.normal(size=(3, 200)) + anomaly * generator.normal(1, 0.2, (3, 1))
-        above += interval_over_seeds(rows, anomaly, resamples=100, seed=seed).low > TRUTH
-    assert above <= stats.binom.ppf(0.999, 200, 0.025)

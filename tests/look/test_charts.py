@@ -57,11 +57,6 @@ SWEEP = pd.DataFrame(
     }
 )
 MATRIX = pd.DataFrame({"ODIN": [0.9, 0.4], "SVDD": [0.8, 0.5]}, index=[3, 7])
-LATENTS = np.stack([POINTS * shrunk for shrunk in (0.2, 0.5, 1.0)])
-CENTROIDS = np.stack(
-    [np.array([[0, 0], [4, 0], [0, 4], [4, 4]]) * shrunk for shrunk in (0.2, 0.5, 1)]
-)
-EPOCHS = np.stack([np.zeros(400, int), LABELS, LABELS])
 BOUND = (np.linspace(-1, 4, 50), np.linspace(1, 0.05, 50), SCORES[:300])
 
 FIGURES = {
@@ -87,7 +82,6 @@ FIGURES = {
     "health": lambda: clusters.cluster_health(
         np.array([0.6, 0.399, 0.001]), [0.1, 0.01], [0.8, 0.4]
     ),
-    "epochs": lambda: clusters.dec_animation(LATENTS, CENTROIDS, EPOCHS, drawn=50),
 }
 
 
@@ -115,7 +109,7 @@ def note(figure):
 def test_every_chart_is_in_this_test():
     called = {name for draw in FIGURES.values() for name in draw.__code__.co_names}
     drawing = set().union(*map(public, (charts, clusters, scored)))
-    assert len(drawing) == 16
+    assert len(drawing) == 15
     assert drawing <= called
 
 
@@ -140,7 +134,7 @@ def test_what_all_figures_have(name):
 @pytest.mark.parametrize("name", FIGURES)
 def test_colours_are_ours_and_categories_differ_without_colour(name):
     figure = drawn(name)
-    known = {*theme.PALETTE, NORMAL.colour, ANOMALOUS.colour, theme.INK, "white"}
+    known = {*theme.PALETTE, NORMAL, ANOMALOUS, theme.INK, "white"}
     looks = []
     for trace in figure.data:
         marker, line = trace.to_plotly_json().get("marker", {}), getattr(trace, "line", None)
@@ -176,7 +170,7 @@ def test_the_histogram_counts_every_image_of_a_kind():
     assert (normal.name, len(normal.x)) == ("normal", 300)
     assert (anomalous.name, len(anomalous.x)) == ("anomalous", 101)
     assert max(anomalous.x) < 1e9  # counted in the last bin
-    assert (normal.marker.color, anomalous.marker.color) == (NORMAL.colour, ANOMALOUS.colour)
+    assert (normal.marker.color, anomalous.marker.color) == (NORMAL, ANOMALOUS)
     assert {normal.histnorm, anomalous.histnorm} == {"probability"}
     assert "normal 300, anomalous 101" in alt_text(figure)
     assert [trace.name for trace in scored.score_histogram(SCORES[:300], ANOMALY[:300]).data] == [
@@ -193,16 +187,25 @@ def test_the_threshold_is_told_as_it_was_counted():
     assert figure.layout.shapes[0].x0 == figure.layout.shapes[0].x1 == 1.5
     assert told in note(figure)
     view = scored.threshold_view(SCORES, ANOMALY, 1.5)
-    point = next(trace for trace in view.data if trace.name == "this threshold")
-    assert (point.x[0], point.y[0]) == (alarms, found)
-    assert (point.xaxis, point.yaxis) == ("x2", "y2")
+    line, circle = view.layout.shapes
+    assert line.x0 == line.x1 == 1.5
+    assert (circle.xanchor, circle.yanchor) == (pytest.approx(alarms), pytest.approx(found))
+    assert (circle.xref, circle.yref) == ("x2", "y2")
     assert told in note(view)
     assert told in alt_text(view)
     curve = next(trace for trace in view.data if trace.type == "scatter")
     on_curve = np.interp(alarms, curve.x, curve.y)
     assert on_curve == pytest.approx(found, abs=0.02)
+    assert np.trapezoid(curve.y, curve.x) == pytest.approx(roc_auc_score(ANOMALY, SCORES), abs=0.01)
     one_kind = scored.at_threshold(SCORES[:300], ANOMALY[:300], 1.5)
     assert one_kind == f"Above the threshold 1.5 (dashed) lie {alarms:.1%} of the normal images."
+
+
+def test_shares_above_lines_by_hand():
+    assert scored.above(np.array([3.0, 1.0, 2.0]), [0, 1, 2.5, 3]).tolist() == [
+        *(1, pytest.approx(2 / 3), pytest.approx(1 / 3), 0)
+    ]
+    assert scored.above(np.zeros(0), [0.0]).tolist() == [0]
 
 
 def test_roc_areas_against_scikit_learn():
@@ -299,7 +302,7 @@ def test_boundaries_tell_their_shares_and_draw_some_points():
     for k, centre in enumerate([[0, 0], [4, 0], [0, 4], [4, 4]]):  # thinned together with labels
         trace = next(trace for trace in marks if trace.name == f"latent class {k}")
         assert np.allclose([np.mean(trace.x), np.mean(trace.y)], centre, atol=1)
-        assert trace.marker.color == theme.look(k).colour
+        assert trace.marker.color == theme.PALETTE[k]
     named = [trace.name for trace in marks if trace.showlegend]
     assert len(named) == len({*named}) == 5
     regions = [trace for trace in figure.data if trace.type == "contour"]
@@ -401,25 +404,3 @@ def test_health_names_dead_clusters_and_the_last_values():
     assert "last churn and entropy: [0.01, 0.4]" in alt_text(figure)
     kmeans = clusters.cluster_health(np.array([0.5, 0.5]), np.zeros(0), np.zeros(0))
     assert "0 of 2 clusters are dead" in alt_text(kmeans)
-
-
-def test_the_animation_has_a_frame_an_epoch_and_rests_at_the_last():
-    figure = drawn("epochs")
-    assert [frame.name for frame in figure.frames] == ["0", "1", "2"]
-    assert figure.layout.sliders[0].active == 2
-    assert np.allclose(figure.data[0].x, figure.frames[2].data[0].x)
-    for epoch, frame in enumerate(figure.frames):
-        trace = frame.data[0]
-        assert np.allclose(np.stack([trace.x, trace.y], axis=1)[-4:], CENTROIDS[epoch])
-        assert list(trace.marker.symbol[-4:]) == ["x"] * 4
-        assert len(trace.x) == 54
-    few = np.random.default_rng(0).permutation(400)[:50]
-    colours = [theme.look(k).colour for k in LABELS[few]]
-    assert list(figure.data[0].marker.color[:50]) == colours
-    assert len({*figure.frames[0].data[0].marker.color[:50]}) == 1
-    low, high = figure.layout.xaxis.range
-    assert low < LATENTS[..., 0].min() or len(few) < 400
-    assert high > CENTROIDS[..., 0].max()
-    labels = [button.label for button in figure.layout.updatemenus[0].buttons]
-    assert len(labels) == 2
-    assert f"{(LABELS != 0).mean():.1%} of the images change" in alt_text(figure)

@@ -15,7 +15,7 @@ import torch
 from clad_lib.clad.posthoc import msp
 from clad_lib.look import map_explorer as module
 from clad_lib.look.images import as_uri
-from clad_lib.look.map_explorer import MapExplorer, Mapped, gather, summary
+from clad_lib.look.map_explorer import MapExplorer, gather, in_words
 from clad_lib.study.store import StoreError
 
 
@@ -34,7 +34,8 @@ def made_up(count=60, clusters=3, channels=3):
         }
     )
     images = random.integers(0, 256, (count, channels, 8, 8), dtype=np.uint8)
-    return Mapped(random.normal(size=(count, 2)).astype(np.float32), images, facts, "told.")
+    points = random.normal(size=(count, 2)).astype(np.float32)
+    return dict(points=points, images=images, facts=facts, told="told.")
 
 
 def tell(explorer, what, *rows):
@@ -61,17 +62,17 @@ def drawn(explorer):
 @pytest.mark.parametrize("colour", ["cluster", "confidence", "hidden class (analysis)"])
 def test_every_point_knows_its_image(colour):
     data = made_up()
-    explorer = MapExplorer(data)
+    explorer = MapExplorer(**data)
     explorer.colour.value = colour
     found = drawn(explorer)
     rows = np.concatenate([rows for rows, _ in found.values()])
     assert sorted(rows) == list(range(60))
     np.testing.assert_array_equal(
-        np.concatenate([x for _, x in found.values()]), data.points[rows, 0]
+        np.concatenate([x for _, x in found.values()]), data["points"][rows, 0]
     )
     if colour != "confidence":
         for name, (rows, _) in found.items():
-            assert set(data.facts[colour].iloc[rows]) == {name}
+            assert set(data["facts"][colour].iloc[rows]) == {name}
     assert colour in explorer.figure.alt
     assert all(trace["type"] == "scattergl" for trace in explorer.figure.traces)
     assert explorer.figure.frame["dragmode"] == "lasso"
@@ -79,28 +80,28 @@ def test_every_point_knows_its_image(colour):
 
 def test_the_image_under_the_pointer_is_shown_beside_it():
     data = made_up()
-    explorer = MapExplorer(data)
+    explorer = MapExplorer(**data)
     tell(explorer, "show", 7)
-    assert as_uri(data.images[7].transpose(1, 2, 0)) in explorer.figure.tip
+    assert as_uri(data["images"][7].transpose(1, 2, 0)) in explorer.figure.tip
     assert text(explorer.figure.tip) == "cluster 1, confidence 0.283, odd"
 
 
 def test_a_selection_shows_its_images_and_what_they_share():
     data = made_up()
-    explorer = MapExplorer(data)
+    explorer = MapExplorer(**data)
     tell(explorer, "select", *range(30))
     shown = explorer.panel.value
     assert shown.count("<img") == 24
     assert "30 images selected, 50 % of the map" in text(shown)
     assert "cluster 0: 10, cluster 1: 10, cluster 2: 10" in text(shown)
     assert "even: 15, odd: 15" in text(shown)
-    confidence = data.facts["confidence"][:30]
+    confidence = data["facts"]["confidence"][:30]
     assert (
         f"{confidence.mean():.3g}, from {confidence.min():.3g} to {confidence.max():.3g}"
         in text(shown)
     )
-    assert as_uri(data.images[29].transpose(1, 2, 0)) in shown.split("Least sure")[0]
-    assert as_uri(data.images[0].transpose(1, 2, 0)) in shown.split("Least sure")[1]
+    assert as_uri(data["images"][29].transpose(1, 2, 0)) in shown.split("Least sure")[0]
+    assert as_uri(data["images"][0].transpose(1, 2, 0)) in shown.split("Least sure")[1]
     tell(explorer, "select")
     assert text(explorer.panel.value) == "No image is selected."
     tell(explorer, "select", 3)
@@ -109,7 +110,7 @@ def test_a_selection_shows_its_images_and_what_they_share():
 
 def test_a_click_opens_the_cluster_of_an_image():
     data = made_up()
-    explorer = MapExplorer(data)
+    explorer = MapExplorer(**data)
     for row in (1, 1, 2):  # the same one again opens it again
         tell(explorer, "select", 0)
         tell(explorer, "open", row)
@@ -122,7 +123,7 @@ def test_a_click_opens_the_cluster_of_an_image():
 
 def test_before_there_are_clusters():
     data = made_up()
-    explorer = MapExplorer(data._replace(facts=data.facts[["hidden class (analysis)"]]))
+    explorer = MapExplorer(**data | {"facts": data["facts"][["hidden class (analysis)"]]})
     tell(explorer, "open", 5)
     assert explorer.cluster.value == "none"
     tell(explorer, "select", *range(4))
@@ -131,15 +132,15 @@ def test_before_there_are_clusters():
 
 
 def test_one_cluster_and_grey_images():
-    explorer = MapExplorer(made_up(clusters=1, channels=1))
+    explorer = MapExplorer(**made_up(clusters=1, channels=1))
     explorer.cluster.value = "cluster 0"
     assert "60 images in cluster 0, 100 % of the map" in text(explorer.panel.value)
 
 
 def test_names_are_text_and_not_mark_up():
     facts = pd.DataFrame({"hidden class (analysis)": pd.Categorical(["<b>5 & 6</b>", "7"])})
-    assert summary(facts).iloc[0, 0] == "7: 1, <b>5 & 6</b>: 1"
-    explorer = MapExplorer(made_up(2)._replace(facts=facts))
+    assert in_words(facts.iloc[:, 0]) == "7: 1, <b>5 & 6</b>: 1"
+    explorer = MapExplorer(**made_up(2) | {"facts": facts})
     tell(explorer, "show", 0)
     assert "&lt;b&gt;5 &amp; 6" in explorer.figure.tip
     tell(explorer, "select", 0, 1)
@@ -147,24 +148,24 @@ def test_names_are_text_and_not_mark_up():
 
 
 def test_all_figures_share_one_script_even_after_all_widgets_were_closed():
-    first, second = MapExplorer(made_up()), MapExplorer(made_up())
+    first, second = MapExplorer(**made_up()), MapExplorer(**made_up())
     assert first.figure.script is second.figure.script
     assert "plotly.js" in gzip.decompress(first.figure.script.source)[:200].decode()
     ipywidgets.Widget.close_all()
-    third = MapExplorer(made_up())
+    third = MapExplorer(**made_up())
     assert third.figure.script.comm is not None
     assert third.figure.script is not first.figure.script
 
 
 def test_points_that_are_no_numbers_are_refused():
     data = made_up()
-    data.points[0, 0] = np.nan
+    data["points"][0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN or infinite"):
-        MapExplorer(data)
+        MapExplorer(**data)
 
 
 def test_ten_thousand_points_are_small_to_send():
-    explorer = MapExplorer(made_up(10_000, clusters=10, channels=1))
+    explorer = MapExplorer(**made_up(10_000, clusters=10, channels=1))
     assert len(str(explorer.figure.traces)) < 1_000_000
     assert {trace["type"] for trace in explorer.figure.traces} == {"scattergl"}
 
@@ -198,16 +199,16 @@ def study():
 def test_a_run_gives_its_map_and_what_is_known_of_each_image(study):
     data = gather(study)
     rows = np.arange(0, 20, 2)
-    assert data.images[:, 0, 0, 0].tolist() == rows.tolist()
-    assert data.facts["cluster"].tolist() == [f"cluster {k}" for k in rows % 3]
-    np.testing.assert_allclose(data.facts["confidence"], np.linspace(0, 1, 20)[rows])
+    assert data["images"][:, 0, 0, 0].tolist() == rows.tolist()
+    assert data["facts"]["cluster"].tolist() == [f"cluster {k}" for k in rows % 3]
+    np.testing.assert_allclose(data["facts"]["confidence"], np.linspace(0, 1, 20)[rows])
     wanted = msp(study.find("outputs").train.logits)[rows]
-    np.testing.assert_allclose(data.facts["anomaly score (MSP)"], wanted)
-    assert set(data.facts["hidden class (analysis)"]) == {"even"}
-    assert "10 of 20 training images; t-SNE by multicore, perplexity 3, seed 0" in data.told
-    assert text(module.map_explorer(study).message.value).startswith(data.told)
+    np.testing.assert_allclose(data["facts"]["anomaly score (MSP)"], wanted)
+    assert set(data["facts"]["hidden class (analysis)"]) == {"even"}
+    assert "10 of 20 training images; t-SNE by multicore, perplexity 3, seed 0" in data["told"]
+    assert text(module.map_explorer(study).message.value).startswith(data["told"])
     del study.made["clusters"], study.made["outputs"]
-    assert list(gather(study).facts) == ["hidden class (analysis)"]
+    assert list(gather(study)["facts"]) == ["hidden class (analysis)"]
 
 
 def test_an_empty_run_shows_a_sentence(study):

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import importlib.util
+import io
 import json
 import re
 from pathlib import Path
@@ -12,15 +13,18 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from clad_lib.config import make_config
 from clad_lib.look import report
+from clad_lib.look.theme import finish
 from clad_lib.study import words
 from clad_lib.study.batch import Report
 from clad_lib.study.engine import open_study
 from clad_lib.study.jobs import Job, Outcome, plan
 from clad_lib.study.results import collect
+from clad_lib.study.store import StoreError
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -51,20 +55,21 @@ def figures_in(text):
     return [json.loads(unpacked(each)) for each in re.findall(r'data-figure="([^"]+)"', text)]
 
 
-def test_pictures_have_a_name_a_title_and_words(tmp_path):
+def test_pictures_have_a_title_and_words(tmp_path):
     shown = figure_of("ROC curves: two", "Two curves.")
     path = notebook(
         tmp_path / "05_made.ipynb",
         nbformat.v4.new_output("stream", text="no picture"),
-        display({report.PLOTLY: shown}),
+        display({report.PLOTLY: shown, "image/png": DOT}),
         display({"image/png": DOT}, **{"image/png": {"alt": "A map.", "title": "Map"}}),
         display({"text/html": "<table>"}),
         display({"image/png": DOT}),
     )
     one, other, bare = report.pictures_of(path)
-    assert one == ("05_made-1-roc_curves_two", "ROC curves: two", "Two curves.", shown, "")
-    assert other == ("05_made-2-map", "Map", "A map.", None, DOT)
-    assert (bare.name, bare.alt) == ("05_made-3-picture", "picture")
+    assert figures_in(one) == [shown]
+    assert 'aria-label="Two curves."' in one
+    assert f'base64,{DOT}" alt="A map."><figcaption>Map</figcaption>' in other
+    assert 'alt="picture"' in bare
 
 
 def test_a_page_holds_all_that_it_shows(tmp_path):
@@ -173,7 +178,7 @@ def test_tables_and_figure_3_as_files(scored, tmp_path, monkeypatch):
             for settings, auroc in (("clusters=2", 0.7), ("clusters=4", 0.8), ("", 0.9))
         ]
     )
-    monkeypatch.setattr(report.files, "png_bytes", lambda figure, scale: None)
+    monkeypatch.setattr(report, "png_bytes", lambda figure, scale: None)
     written = report.write_tables(pd.concat([frame, varied]), tmp_path / "out")
     assert [path.name for path in written] == [
         *("results.csv", "results.md", "ranks.csv", "ranks.md"),
@@ -182,7 +187,14 @@ def test_tables_and_figure_3_as_files(scored, tmp_path, monkeypatch):
     table = pd.read_csv(written[0], dtype={"scenario": str})
     assert set(table.method) == {"OCSVM", "NearestImage", "PNGBytes", "ODIN"}
     assert written[1].read_text(encoding="utf-8").startswith("| dataset |")
-    assert "0.900" in written[-1].read_text(encoding="utf-8")
+    page = written[-1].read_text(encoding="utf-8")
+    (figure,) = figures_in(page)
+    assert figure["data"][0]["y"] or len(figure["data"]) == 1
+    assert "0.900" in page  # in the alternative text
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(StoreError, match="file"):
+        report.write_tables(frame, tmp_path / "file" / "out")
 
 
 def test_committed_notebooks_read_without_a_kernel(tmp_path, monkeypatch):
@@ -217,10 +229,62 @@ def test_committed_notebooks_read_without_a_kernel(tmp_path, monkeypatch):
     assert "home" not in path.read_text(encoding="utf-8")
     assert stored.cells[1].metadata == {"tags": ["parameters"]}
     (picture,) = report.pictures_of(path)
-    assert picture.alt == "Two curves that meet."
+    assert "Two curves that meet." in picture
     monkeypatch.setattr(tool, "png_bytes", lambda figure: None)
     with pytest.raises(tool.NotebookError, match="need Chrome or Chromium"):
         tool.keep_static(path, tmp_path)
+
+
+@pytest.fixture
+def figure():
+    bars = go.Figure(go.Bar(x=[1, 2], y=[3, 4]))
+    return finish(bars, title='A "title" & more', note="A note.", alt="Two bars.")
+
+
+@pytest.fixture
+def no_browser(monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/chromium")
+
+
+def test_without_a_browser_there_is_a_warning_and_no_picture(figure, no_browser):
+    with pytest.warns(UserWarning, match="no PNG is drawn: .*nowhere"):
+        assert report.png_bytes(figure) is None
+
+
+def test_a_browser_that_ends_at_once_is_no_reason_to_wait(figure, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/bin/false")
+    with pytest.warns(UserWarning, match="no PNG is drawn"):
+        assert report.png_bytes(figure) is None
+
+
+def test_a_picture_has_the_wanted_size_in_few_colours(figure, monkeypatch):
+    drawn = io.BytesIO()
+    Image.effect_noise((1800, 960), 80).convert("RGB").save(drawn, "png")
+    asked = {}
+
+    def draw(picture, options, kopts):
+        asked.update(options, **kopts)
+        return drawn.getvalue()
+
+    import kaleido
+
+    monkeypatch.setattr(kaleido, "calc_fig_sync", draw)
+    monkeypatch.setattr(kaleido, "start_sync_server", lambda **options: asked.update(options))
+    picture = Image.open(io.BytesIO(report.png_bytes(figure, scale=2)))
+    assert picture.mode == "P"
+    assert picture.size == (1800, 960)
+    assert asked["mathjax"] is False  # else kaleido asks a CDN for it
+    assert (asked["width"], asked["height"], asked["scale"]) == (900, 480, 2)
+
+
+@pytest.mark.browser
+def test_a_real_browser_draws_the_bars(figure):
+    picture = Image.open(io.BytesIO(report.png_bytes(figure))).convert("RGB")
+    assert picture.size == (900, 480)
+    colours = {colour for _, colour in picture.getcolors(300)}
+    assert (
+        min(sum((a - b) ** 2 for a, b in zip(c, (26, 78, 138), strict=True)) for c in colours) < 60
+    )
 
 
 @pytest.mark.browser

@@ -44,11 +44,11 @@ def test_neighbours_in_the_palette_differ_in_grey():
     assert len({*theme.PALETTE}) == 10
     for one, other in pairwise([*theme.PALETTE, theme.PALETTE[0]]):
         assert abs(lightness(one) - lightness(other)) > 19, (one, other)
-    assert abs(lightness(theme.NORMAL.colour) - lightness(theme.ANOMALOUS.colour)) > 19
+    assert abs(lightness(theme.NORMAL) - lightness(theme.ANOMALOUS)) > 19
 
 
 def test_marks_and_text_stand_out_from_the_page():
-    for colour in (*theme.PALETTE, theme.NORMAL.colour, theme.ANOMALOUS.colour):
+    for colour in (*theme.PALETTE, theme.NORMAL, theme.ANOMALOUS):
         assert contrast(colour, "#FFFFFF") >= 3, colour
     for colour in (theme.INK, theme.QUIET):
         assert contrast(colour, "#FFFFFF") >= 4.5
@@ -62,9 +62,9 @@ def test_numbers_are_readable_in_every_cell():
 
 
 def test_categories_differ_in_colour_or_symbol_for_long():
-    pairs = [(each.colour, each.symbol) for each in map(theme.look, range(90))]
+    pairs = zip(theme.PALETTE * 9, theme.SYMBOLS * 10, strict=True)
     assert len({*pairs}) == 90
-    assert all(symbol != theme.ANOMALOUS.symbol for _, symbol in pairs)
+    assert "x" not in theme.SYMBOLS  # the mark of the anomalies
 
 
 def test_plotly_express_draws_the_same_looks():
@@ -72,8 +72,8 @@ def test_plotly_express_draws_the_same_looks():
     names = [f"class {k}" for k in codes]
     figure = px.scatter(x=codes, y=codes, color=names, symbol=names, template=theme.TEMPLATE)
     for code, trace in zip(codes, figure.data, strict=True):
-        each = theme.look(code)
-        assert (trace.marker.color, trace.marker.symbol) == (each.colour, each.symbol)
+        wanted = theme.PALETTE[code % 10], theme.SYMBOLS[code % 9]
+        assert (trace.marker.color, trace.marker.symbol) == wanted
     assert list(theme.KINDS) == ["normal", "anomalous"]
 
 
@@ -106,12 +106,17 @@ def test_more_keywords_are_settings_of_the_layout():
     assert figure.layout.bargap == 0
 
 
+def test_headings_of_panels_keep_the_value_alone():
+    figure = px.scatter(x=[1, 2], y=[1, 2], facet_col=["a=b", "c"])
+    heads = theme.finish(figure, title="t", note="n").layout.annotations
+    assert [head.text for head in heads] == ["a=b", "c"]
+
+
 def test_names_for_labels():
     assert theme.named([1, 0, 1], ["a<b", "c"]) == ["c", "a&lt;b", "c"]
     assert theme.named(np.array([2, 0]), word="cluster") == ["cluster 2", "cluster 0"]
     with pytest.raises(IndexError):
         theme.named([2], ["a", "b"])
-    assert theme.kinds(np.array([True, False])).tolist() == ["anomalous", "normal"]
     assert theme.listed({("a", 1): 0.5, "b": 0.25}, ".2f") == "a 1 0.50, b 0.25"
 
 

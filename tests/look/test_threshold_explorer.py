@@ -84,18 +84,20 @@ def rank(n, alpha, delta=0.1):
 
 def test_counts_by_hand():
     line = points.line_at(SMALL, 3.0)
-    assert (line.caught, line.missed, line.false_alarms, line.passed) == (2, 1, 1, 2)
-    assert (line.above, line.calibration, line.by) == (6, 10, HAND)
+    assert line.counts == dict(
+        caught=2, missed=1, false_alarms=1, passed=2, above=6, calibration=10
+    )
+    assert line.by == HAND
     band = guarantees.false_alarm_band(SMALL.calibration, delta=0.1)
     assert line.bound_per_1000 == pytest.approx(1000 * float(guarantees.band_at(band, 3.0)))
     nothing = points.line_at(SMALL, np.inf)
-    assert (nothing.caught, nothing.false_alarms, nothing.above) == (0, 0, 0)
+    assert [nothing.counts[name] for name in ("caught", "false_alarms", "above")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("above", range(11))
 def test_a_share_of_calibration_images_lies_above_a_line(above):
     line = points.line_for_share(SMALL, above / 10)
-    assert line.above == above == (SMALL.calibration > line.threshold).sum()
+    assert line.counts["above"] == above == (SMALL.calibration > line.threshold).sum()
 
 
 def test_a_rate_gives_the_line_of_the_order_statistics():
@@ -108,7 +110,7 @@ def test_a_rate_gives_the_line_of_the_order_statistics():
 
 def test_where_no_line_promises_the_rate_it_is_the_highest_score():
     line = points.line_for_rate(SMALL, 0.01, named=0.01)
-    assert (line.threshold, line.by, line.above) == (9.0, NAMED, 0)
+    assert (line.threshold, line.by, line.counts["above"]) == (9.0, NAMED, 0)
     assert line.promise.bound_per_1000 == pytest.approx(1000 * (1 - 0.1 ** (1 / 10)))
 
 
@@ -152,7 +154,7 @@ def test_a_rate_that_cannot_be_promised_says_so_and_no_more(named):
     needed = next(n for n in range(1, 9999) if (1 - 0.005) ** n <= 0.1)
     assert told.startswith(f"0.5 % cannot be promised: that needs {needed:,} calibration images.")
     assert "highest of 140" in told
-    assert line.false_alarms == 3
+    assert line.counts["false_alarms"] == 3
     assert "othing alarms" not in told
     assert ("Promised: " in told) == (named == 0.005)
 
@@ -211,9 +213,8 @@ def check(explorer, sheets):
     assert explorer.slider.text.startswith(f"{100 * above / n:.3g} % ({above:,} of {n:,} ")
     assert explorer.slider.value == pytest.approx(100 * above / n, abs=50 / n)
     assert 0 <= explorer.slider.value <= explorer.slider.max == 100
-    normal, anomalous, _ = explorer.figure.traces
-    assert normal["x"][0] == anomalous["x"][0] == np.quantile(sheet.test, 0.001)
-    assert anomalous["name"] == f"anomalous ({sheet.anomaly.sum():,} images)"
+    *_, roc = explorer.figure.traces
+    assert roc["name"] == "ROC curve"
     dashed, circle = explorer.figure.frame["shapes"]
     assert dashed["x0"] == dashed["x1"] == line.threshold
     found, missed, false, passed = by_hand(sheet, line.threshold)
@@ -263,7 +264,7 @@ def test_a_hand_keeps_its_share_of_calibration_images():
     assert explorer.line.by == HAND
     for score in ("MSP", "Mahalanobis", "ODIN"):
         explorer.score.value = score
-        assert (explorer.line.above, explorer.line.by) == (67, HAND)
+        assert (explorer.line.counts["above"], explorer.line.by) == (67, HAND)
         check(explorer, sheets)
 
 
@@ -294,7 +295,7 @@ def test_extremes_of_the_slider():
     explorer = ThresholdExplorer(sheets, images)
     for position, above in ((0.0, 0), (100.0, 200), (0.5, 1)):
         explorer.slider.value = position
-        assert explorer.line.above == above
+        assert explorer.line.counts["above"] == above
         check(explorer, sheets)
 
 
@@ -375,15 +376,28 @@ def test_the_images_next_to_the_line():
 
 def test_bars_and_ticks_by_hand():
     sheet = SMALL._replace(calibration=np.arange(100.0))
-    edges = np.linspace(1.0, 6.0, module.BARS + 1)
-    normal, anomalous, roc = module.threshold_traces(sheet, edges)
-    assert sum(normal["y"]) == pytest.approx(1.0)
-    assert normal["name"] == "normal (3 images)"
-    assert anomalous["y"][-1] == pytest.approx(1 / 3)
-    assert (roc["x"][0], roc["y"][0], roc["x"][-1], roc["y"][-1]) == (0.0, 0.0, 1.0, 1.0)
-    axis = module.threshold_frame(sheet, points.line_at(sheet, 3.0), edges)["xaxis"]
-    assert axis["ticktext"][0] == "98.0%<br>1.00"  # 2 to 99 of the calibration scores lie above 1
-    json.dumps([normal, anomalous, roc, axis])  # plain values: numpy's would not be sent
+    figure = module.view(sheet)
+    normal, anomalous, roc = figure.data
+    low, high = np.quantile(sheet.test, [0.001, 0.999])
+    assert normal.x == pytest.approx([low, 2, 4])  # what lies beyond is counted in the end bars
+    assert anomalous.x == pytest.approx([3, 5, high])
+    assert (roc.x[0], roc.y[0], roc.x[-1], roc.y[-1]) == (0.0, 0.0, 1.0, 1.0)
+    assert figure.layout.xaxis.ticktext[0] == "98.0%<br>1.01"  # 2 to 99 lie above it
+    assert figure.layout.xaxis.tickvals[-1] == high
+    assert "calibration images above" in figure.layout.xaxis.title.text
+    assert figure.layout.xaxis2.title.text == "normal images that alarm"
+
+
+def test_only_the_line_is_sent_when_it_moves():
+    explorer = ThresholdExplorer(*made_up())
+    sent = []
+    explorer.figure.observe(lambda change: sent.append(change["name"]))
+    explorer.slider.value = 33.0
+    assert set(sent) == {"frame", "alt"}
+    json.dumps([explorer.figure.frame, explorer.figure.traces])  # plain values, as JSON needs
+    sent.clear()
+    explorer.score.value = "MSP"
+    assert set(sent) == {"traces", "frame", "alt"}
 
 
 @pytest.mark.parametrize("normals", [0, 400])
@@ -411,6 +425,8 @@ def test_every_control_has_a_name():
     explorer = ThresholdExplorer(*made_up())
     for name in ("score", "temperature", "epsilon", "typed", "rate", "by_rate", "keeper"):
         assert getattr(explorer, name).description
+    for control in (explorer.score, explorer.temperature, explorer.epsilon, explorer.rate):
+        assert control.style.description_width == "initial"  # else a long label is cut
     assert explorer.slider.label
     assert dict(explorer.temperature.options) == {"1": 1.0, "1,000": 1000.0}  # what is read out
     assert explorer.figure.alt.startswith("Histogram and ROC curve of ODIN")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,27 @@ from clad_lib.config import Settings, make_config
 from clad_lib.data.reading import load_dataset
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods import deep_svdd
-from clad_lib.methods.deep_svdd import fit_deep_svdd
 from clad_lib.methods.scorers import NotApplicable
 
-FAST = dict(pretraining=(15, 5), training=(15, 5), lr=1e-3, progress=False)
+
+def fit(images, *, objective="soft", nu=0.1, epochs=2, seed=0):
+    """As a method, with the same number of epochs in both trainings."""
+    settings = SimpleNamespace(
+        nu=nu,
+        deep_objective=objective,
+        deep_pretraining=epochs,
+        deep_training=epochs,
+        deep_min_steps=0,
+        seed=seed,
+        device=None,
+        progress=False,
+    )
+    return deep_svdd.deep_svdd(SimpleNamespace(train=images), settings)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    monkeypatch.setattr(deep_svdd, "RATE", 1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +50,9 @@ def network_of(scorer):
 
 @pytest.fixture(scope="module")
 def hard(zeros):
-    return fit_deep_svdd(zeros[0], objective="hard", **FAST)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deep_svdd, "RATE", 1e-3)
+        return fit(zeros[0], objective="hard", epochs=20)
 
 
 def test_it_finds_other_digits(zeros, hard):
@@ -53,8 +74,8 @@ def test_scores_are_distances_to_the_centre(zeros, hard):
     assert np.allclose(hard(zeros[1]), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_the_soft_radius_is_the_quantile_of_the_distances(zeros):
-    scorer = fit_deep_svdd(zeros[0], objective="soft", nu=0.2, **FAST)
+def test_the_soft_radius_is_the_quantile_of_the_distances(zeros, fast):
+    scorer = fit(zeros[0], objective="soft", nu=0.2, epochs=20)
     outside = float((scorer(zeros[0]) > 0).double().mean())
     assert abs(outside - 0.2) <= 1 / len(zeros[0]) + 1e-6
     assert network_of(scorer).squared_radius > 0
@@ -70,7 +91,7 @@ def test_a_collapsed_sphere_is_an_error_and_not_a_result():
         deep_svdd.check_spread(torch.ones(50, 8), torch.ones(8))
     same = torch.full((60, 1, 8, 8), 100, dtype=torch.uint8)
     with pytest.raises(TrainingError, match="collapsed"):
-        fit_deep_svdd(same, pretraining=(1, 0), training=(1, 0), progress=False)
+        fit(same)
 
 
 def test_contrast_is_normalised_to_mean_absolute_deviation_one(zeros):
@@ -94,8 +115,7 @@ def test_the_decoder_gives_images_of_the_same_shape_back():
 
 
 def test_the_same_seed_gives_the_same_finite_score_an_image(zeros):
-    short = dict(pretraining=(1, 0), training=(1, 0), progress=False)
-    one, two, other = (fit_deep_svdd(zeros[0], seed=k, **short)(zeros[1]) for k in (5, 5, 6))
+    one, two, other = (fit(zeros[0], seed=k)(zeros[1]) for k in (5, 5, 6))
     assert one.shape == (len(zeros[1]),)
     assert torch.isfinite(one).all()
     assert torch.equal(one, two)
@@ -124,17 +144,15 @@ def test_bad_input_is_named_with_the_cure(zeros):
     broken = train.float() / 255
     broken[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
-        fit_deep_svdd(broken)
-    with pytest.raises(ValueError, match="'soft' or 'hard'"):
-        fit_deep_svdd(train, objective="medium")
+        fit(broken)
     with pytest.raises(ValueError, match="multiple of 4"):
-        fit_deep_svdd(torch.zeros(9, 1, 18, 18))
+        fit(torch.zeros(9, 1, 18, 18))
     with pytest.raises(ValueError, match="square"):
-        fit_deep_svdd(torch.zeros(9, 1, 8, 16))
+        fit(torch.zeros(9, 1, 8, 16))
     with pytest.raises(ValueError, match="nu is 0"):
-        fit_deep_svdd(train, nu=0)
+        fit(train, nu=0)
     with pytest.raises(NotApplicable, match="expected 2 or more"):
-        fit_deep_svdd(train[:1])
-    scorer = fit_deep_svdd(train, pretraining=(1, 0), training=(1, 0), progress=False)
+        fit(train[:1])
+    scorer = fit(train)
     with pytest.raises(ValueError, match="resize"):
         scorer(torch.zeros(2, 1, 8, 8))

@@ -15,7 +15,7 @@ from clad_lib.config import Settings, make_config
 from clad_lib.data.scenarios import get_scenario, make_split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods import nearest
-from clad_lib.methods.kernel import fit_ocsvm
+from clad_lib.methods.kernel import fit_boundary
 from clad_lib.methods.scorers import NotApplicable
 
 NOTHING = Settings(make_config("digits", "CUR"), ())  # refuses every setting
@@ -128,7 +128,7 @@ def test_anomalies_that_are_the_most_normal_images_are_foreseen_and_not_flipped(
     assert found.warns
     assert found.auroc.high < 0.5
     assert "below 0.5" in found.text
-    scores = fit_ocsvm(split.train)(split.test).numpy()
+    scores = fit_boundary(split.train)(split.test).numpy()
     assert auroc(scores, anomaly) < 0.5  # what was foreseen, and left as it is
 
 

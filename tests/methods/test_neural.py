@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,16 @@ from clad_lib.data.reading import load_dataset
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods import neural
 from clad_lib.methods.scorers import NotApplicable, encoder_features
+
+
+def fit_ocnn(images, model, *, nu=0.1, epochs=1, seed=0):
+    settings = SimpleNamespace(nu=nu, ocnn_epochs=epochs, seed=seed, progress=False)
+    return neural.ocnn(SimpleNamespace(train=images), settings, Trained(model, None))
+
+
+def fit_occnn(images, model, *, steps=2, seed=0):
+    settings = SimpleNamespace(occnn_steps=steps, seed=seed, progress=False)
+    return neural.occnn(SimpleNamespace(train=images), settings, Trained(model, None))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +56,7 @@ def fitted(monkeypatch):
 
 
 def test_ocnn_ends_with_r_as_the_quantile_of_its_responses(zeros, autoencoder):
-    scorer = neural.fit_ocnn(zeros[0], autoencoder, nu=0.2, epochs=5, progress=False)
+    scorer = fit_ocnn(zeros[0], autoencoder, nu=0.2, epochs=5)
     scores = scorer(zeros[0])
     assert abs(float((scores > 0).double().mean()) - 0.2) <= 1 / len(scores) + 1e-6
 
@@ -53,9 +65,7 @@ def test_ocnn_lowers_its_objective_and_scores_r_minus_the_response(zeros, autoen
     """Equations 3 and 6 of the paper, computed here from the trained weights."""
 
     def objective(epochs):
-        scorer = neural.fit_ocnn(
-            zeros[0], autoencoder, nu=0.1, epochs=epochs, seed=3, progress=False
-        )
+        scorer = fit_ocnn(zeros[0], autoencoder, nu=0.1, epochs=epochs, seed=3)
         v, w = (weight.detach() for weight in fitted[-1][0].parameters())
         features = infer(encoder_features(autoencoder), zeros[0])
         x = features / features.square().sum(1).mean().sqrt()
@@ -68,8 +78,11 @@ def test_ocnn_lowers_its_objective_and_scores_r_minus_the_response(zeros, autoen
     assert objective(30) < objective(1)
 
 
-def test_occnn_tells_features_from_the_noise_that_it_was_trained_on(zeros, autoencoder, fitted):
-    scorer = neural.fit_occnn(zeros[0], autoencoder, steps=300, lr=1e-2, progress=False)
+def test_occnn_tells_features_from_the_noise_that_it_was_trained_on(
+    zeros, autoencoder, fitted, monkeypatch
+):
+    monkeypatch.setitem(neural.OCCNN, "lr", 1e-2)
+    scorer = fit_occnn(zeros[0], autoencoder, steps=300)
     head, features = fitted[0]
     assert torch.allclose(features.mean(1), torch.zeros(len(features)), atol=1e-5)
     assert torch.allclose(features.var(1, correction=0), torch.ones(len(features)), atol=1e-2)
@@ -79,23 +92,17 @@ def test_occnn_tells_features_from_the_noise_that_it_was_trained_on(zeros, autoe
     assert auroc(scores.numpy(), np.arange(len(scores)) >= len(features)) > 0.99
 
 
-@pytest.mark.parametrize(
-    ("fit", "short"), [(neural.fit_ocnn, dict(epochs=1)), (neural.fit_occnn, dict(steps=2))]
-)
+@pytest.mark.parametrize(("fit", "short"), [(fit_ocnn, dict(epochs=1)), (fit_occnn, dict(steps=2))])
 def test_the_same_seed_gives_the_same_finite_score_an_image(fit, short, zeros, autoencoder):
-    one, two = (
-        fit(zeros[0], autoencoder, seed=5, progress=False, **short)(zeros[1]) for _ in range(2)
-    )
+    one, two = (fit(zeros[0], autoencoder, seed=5, **short)(zeros[1]) for _ in range(2))
     assert one.shape == (len(zeros[1]),)
     assert torch.isfinite(one).all()
     assert torch.equal(one, two)
-    other = fit(zeros[0], autoencoder, seed=6, progress=False, **short)(zeros[1])
+    other = fit(zeros[0], autoencoder, seed=6, **short)(zeros[1])
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize(
-    ("fit", "short"), [(neural.fit_ocnn, dict(epochs=1)), (neural.fit_occnn, dict(steps=2))]
-)
+@pytest.mark.parametrize(("fit", "short"), [(fit_ocnn, dict(epochs=1)), (fit_occnn, dict(steps=2))])
 def test_bad_input_is_named_with_the_cure(fit, short, zeros, autoencoder):
     broken = zeros[0].float() / 255
     broken[0, 0, 0, 0] = float("nan")
@@ -103,26 +110,27 @@ def test_bad_input_is_named_with_the_cure(fit, short, zeros, autoencoder):
         fit(broken, autoencoder)
     with pytest.raises(NotApplicable, match="got 0 training"):
         fit(zeros[0][:0], autoencoder)
-    scorer = fit(zeros[0], autoencoder, progress=False, **short)
+    scorer = fit(zeros[0], autoencoder, **short)
     with pytest.raises(ValueError, match="resize"):
         scorer(torch.zeros(2, 1, 8, 8))
 
 
 def test_a_share_outside_0_to_1_is_refused(zeros, autoencoder):
     with pytest.raises(ValueError, match=r"nu is 1\.5"):
-        neural.fit_ocnn(zeros[0], autoencoder, nu=1.5)
+        fit_ocnn(zeros[0], autoencoder, nu=1.5)
 
 
 @pytest.mark.parametrize(
     ("method", "fit", "reads", "values"),
     [
-        (neural.ocnn, neural.fit_ocnn, ("nu", "ocnn_epochs"), dict(nu=0.3, epochs=2)),
-        (neural.occnn, neural.fit_occnn, ("occnn_steps",), dict(steps=10)),
+        (neural.ocnn, fit_ocnn, ("nu", "ocnn_epochs"), dict(nu=0.3, epochs=2)),
+        (neural.occnn, fit_occnn, ("occnn_steps",), dict(steps=10)),
     ],
 )
 def test_as_methods_they_read_what_they_declare(method, fit, reads, values, zeros, autoencoder):
     config = make_config("digits", "CUR", profile="smoke", nu=0.3, seed=4)
     settings = Settings(config, reads, progress=False)
-    scorer = method(type("Split", (), {"train": zeros[0]}), settings, Trained(autoencoder, None))
-    expected = fit(zeros[0], autoencoder, seed=4, progress=False, **values)
+    split = SimpleNamespace(train=zeros[0])  # has nothing else to read
+    scorer = method(split, settings, Trained(autoencoder, None))
+    expected = fit(zeros[0], autoencoder, seed=4, **values)
     assert torch.equal(scorer(zeros[1]), expected(zeros[1]))

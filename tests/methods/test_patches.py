@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 from sklearn.covariance import ShrunkCovariance
 from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from clad_lib.config import Settings, make_config
@@ -21,6 +22,7 @@ from clad_lib.methods.patches import (
     encode,
     fit_patches,
     learn_dictionary,
+    patch_clusters,
     patches,
 )
 from clad_lib.methods.scorers import NotApplicable
@@ -240,3 +242,8 @@ def test_hidden_classes_and_test_labels_change_nothing(make_data):
 def test_a_gpu_gives_the_same_scores(ones_and_fours, scorer):
     there = fit_patches(ones_and_fours[:250], centroids=16, clusters=3, device="cuda")
     torch.testing.assert_close(there(ones_and_fours), scorer(ones_and_fours), rtol=0.02, atol=0.02)
+
+
+def test_clusters_of_patches_are_the_digits():
+    images, truth = torch.cat([digits(0), digits(1)]), [0] * len(digits(0)) + [1] * len(digits(1))
+    assert adjusted_rand_score(truth, patch_clusters(images, clusters=2, seed=0)) > 0.9

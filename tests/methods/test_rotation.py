@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from clad_lib.clad.networks import ResNet18
+from clad_lib.clad.networks import PlainNet
 from clad_lib.clad.training import seeded
 from clad_lib.config import Settings, make_config
 from clad_lib.data.reading import ImageData
@@ -33,10 +32,6 @@ def split():
     return make_split(train, test, Scenario("digits", "x", "x", (4, 7)), seed=0)
 
 
-def clusters_of(split, count: int = 2):
-    return SimpleNamespace(labels=np.arange(len(split.train)) % count)
-
-
 def settings_with(**more) -> Settings:
     return Settings.everything(make_config(**more), device=torch.device("cpu"))
 
@@ -44,7 +39,7 @@ def settings_with(**more) -> Settings:
 def trained(split, seed: int = 0, **more):
     settings = settings_with(seed=seed, **more)
     with seeded(seed):
-        return rotation_network(split, settings, clusters_of(split)), settings
+        return rotation_network(split, settings), settings
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +72,7 @@ def test_whole_tracks_are_held_out():
 
 def test_views_are_those_of_each_turn_alone():
     with seeded(0):
-        model = ResNet18(1, 16, classes=12).eval()
+        model = PlainNet(1, 16, classes=12).eval()
     images = torch.rand(3, 1, 16, 16)
     seen = views(model, images)
     with torch.no_grad():
@@ -96,6 +91,12 @@ def test_the_budget_is_a_number_of_views(split, network):
     assert len(network.losses) == round(VIEWS / (4 * kept)) > 1
     few, _ = trained(split, rotation_views=400)  # fewer than one epoch of four views
     assert len(few.losses) == 1
+
+
+def test_without_labels_it_names_the_turn_alone(split, network):
+    plain, _ = trained(split, rotation_views=400, rotation_labels="none")
+    assert plain.model.head.out_features == 4
+    assert network.model.head.out_features == 4 * make_config().clusters
 
 
 def test_turns_of_held_out_normals_are_told_and_anomalies_are_not(split, scorer):

@@ -12,6 +12,7 @@ import torch
 
 from clad_lib.clad import scores
 from clad_lib.clad.networks import ConvAutoencoder, Trained
+from clad_lib.clad.posthoc import POSTHOC
 from clad_lib.clad.training import seeded, train_classifier
 from clad_lib.config import Settings, make_config
 from clad_lib.data.scenarios import load_split
@@ -69,8 +70,10 @@ def one_pass(split, clusters, classifier):
         for images in (split.train, split.calibration, split.test)
     )
     labels, head = torch.from_numpy(clusters.labels), classifier.model.head
-    found = [scores.one_pass(part, train, labels, head) for part in parts]
-    return [scores.Scored(found[0][name], found[1][name]) for name in selected.ONE_PASS]
+    return [
+        scores.Scored(*(score(part, train, labels, head).numpy() for part in parts))
+        for score in POSTHOC.values()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +81,14 @@ def simulations(split, clusters):
     return selected.simulations(split, view(*FOLDS), clusters)
 
 
+def folds_of(folds, share, seed=0):
+    return SimpleNamespace(folds=folds, withheld=share, seed=seed)
+
+
 def test_folds_withhold_whole_pseudo_classes_and_share_no_image():
     labels = np.random.default_rng(0).integers(0, 10, 3000)
     outside = []
-    for fold in selected.withheld_folds(labels, folds=3, share=0.3, seed=1, limit=100):
+    for fold in selected.withheld_folds(labels, folds_of(3, 0.3, 1), limit=100):
         parts = [fold.train, fold.tested[~fold.withheld], fold.tested[fold.withheld]]
         rows = np.concatenate(parts)
         assert len(set(rows)) == len(rows)
@@ -96,7 +103,7 @@ def test_folds_withhold_whole_pseudo_classes_and_share_no_image():
 @pytest.mark.parametrize(("classes", "share", "count"), [(3, 0.9, 1), (4, 0.1, 1), (10, 0.5, 5)])
 def test_two_classes_are_always_kept(classes, share, count):
     labels = np.arange(200) % classes
-    folds = selected.withheld_folds(labels, folds=4, share=share, seed=0)
+    folds = selected.withheld_folds(labels, folds_of(4, share))
     assert len(folds) == 4
     for fold in folds:
         assert len(set(labels[fold.tested[fold.withheld]])) == count
@@ -106,7 +113,7 @@ def test_two_classes_are_always_kept(classes, share, count):
 def test_with_fewer_than_three_pseudo_classes_there_are_no_folds():
     for classes in (1, 2):
         labels = np.arange(20) % classes
-        assert selected.withheld_folds(labels, folds=2, share=0.3, seed=0) == []
+        assert selected.withheld_folds(labels, folds_of(2, 0.3)) == []
 
 
 def test_every_score_is_rated_in_every_fold_with_the_settings_that_are_declared(simulations):
@@ -120,7 +127,7 @@ def test_every_score_is_rated_in_every_fold_with_the_settings_that_are_declared(
 
 
 def test_a_fold_is_rated_by_a_classifier_that_never_saw_the_withheld(split, clusters, simulations):
-    fold = selected.withheld_folds(clusters.labels, folds=2, share=CONFIG.withheld, seed=0)[1]
+    fold = selected.withheld_folds(clusters.labels, folds_of(2, CONFIG.withheld))[1]
     labels = np.unique(clusters.labels[fold.train], return_inverse=True)[1]
     with seeded(1):
         model = train_classifier(

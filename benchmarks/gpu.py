@@ -1,0 +1,335 @@
+"""One sitting on a GPU machine: what the device gives, how fast we are, and the paper's scenarios.
+
+`PYTHONPATH=. python benchmarks/gpu.py`, in an unpacked pack of tools/pack_for_gpu.py. Each row is
+written to gpu-results/rows.jsonl as it is measured; the run stops itself after `--minutes`. The
+order is that of worth: parity of the devices, ceilings, speed beside them, then scenarios. What
+does not fit into the time stands there as `extrapolated` from the measured seconds an epoch.
+The metrics and scores of finished methods lie in gpu-results/runs, for `tools/publish.py keep`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from sides import one_by_one
+from torch.utils.flop_counter import FlopCounterMode
+
+from clad_lib.clad import training
+from clad_lib.config import make_config, profiles
+from clad_lib.data.cache import ImageData
+from clad_lib.data.pictures import read_image
+from clad_lib.data.reading import PARTS, fingerprint
+from clad_lib.data.scenarios import get_scenario, make_split, split_key
+from clad_lib.methods.rotation import TURNS
+from clad_lib.study.engine import Study
+from clad_lib.study.stages import Places, needed
+from clad_lib.study.store import stamp
+
+TOLERANCE = {"float32": 0.02, "as computed": 0.2}  # of the scores' standard deviation, by 99 %
+# Stage or method -> the setting that counts its epochs.
+EPOCHS = {"autoencoder": "ae_epochs", "clusters": "dec_epochs", "classifier": "clf_epochs"}
+EPOCHS |= {"DeepSVDD": "deep_training", "rotation_network": "rotation_views"}
+BEST = "best" if "best" in profiles() else "fast"
+PLANS = {("ODIN", "MSP", "KNN"): "paper", ("Fused", "Patches", "Rotation"): BEST}
+PLANS |= {("DeepSVDD",): "paper"}
+Rows = Iterator[dict[str, Any]]
+
+
+class OutOfTime(BaseException):
+    """The deadline; nothing that catches errors may catch it."""
+
+
+class Sitting:
+    """The data of a pack, the device, the deadline, and what was measured so far."""
+
+    def __init__(self, folder: Path, device: torch.device, *, deadline: float, tiny: bool):
+        self.device, self.deadline, self.tiny = device, deadline, tiny
+        self.data = {file.stem: unpacked(file) for file in sorted(folder.glob("*.npz"))}
+        self.runs = Path(tempfile.mkdtemp(prefix="clad-gpu-"))
+        self.ceiling = float("nan")  # FLOP a second of a matrix product in bfloat16
+        self.costs: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def study(self, dataset: str, scenario: str, *, device: Any = None, **more: Any) -> Study:
+        """A Study of a scenario, as `open_study` makes it; with --tiny in the profile smoke."""
+        config = make_config(
+            dataset, scenario, **((profiles()["smoke"] if self.tiny else {}) | more)
+        )
+        split = self.split(dataset, scenario, config.seed, config.max_train, config.max_test)
+        places, threads = Places(self.runs, config, split_key(split)), torch.get_num_threads()
+        return Study(config, split, places, device or self.device, threads, progress=False)
+
+    @cache  # noqa: B019  there is one sitting
+    def split(self, dataset: str, name: str, seed: int, train: int | None, test: int | None):
+        """The split of a scenario, as `load_split` makes it."""
+        parts, caps = self.data[dataset][0], dict(max_train=train, max_test=test)
+        scenario = get_scenario(dataset, name, class_names=parts[0].class_names)
+        split = make_split(*parts, scenario, seed=seed, **caps)
+        return replace(split, source="a pack for GPU machines")
+
+    def seconds(self, call: Callable[[], Any], *, repeats: int = 1) -> float:
+        """The least wall-clock seconds of a call whose work on the device is done."""
+        spent = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            call()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            spent.append(time.perf_counter() - start)
+        return min(spent)
+
+    def speed(self, what: str, images: int, seconds: float, flop: float, **more: Any) -> dict:
+        """A row: images a second, and as a share of the ceiling."""
+        share = images / seconds * flop / self.ceiling
+        found = dict(kind="speed", what=what, images=images, images_a_second=images / seconds)
+        return found | dict(flop_an_image=flop, share_of_ceiling=share) | more
+
+
+def unpacked(file: Path) -> tuple[tuple[ImageData, ImageData], list[str], list[bool]]:
+    """Training and test images of a pack, its scenarios, and whether the images are those packed.
+
+    Another decoder may give other pixels for JPEG pictures.
+    """
+    parts, same = [], []
+    with np.load(file, allow_pickle=False) as stored:
+        names = tuple(stored["class_names"].tolist())
+        for part in PARTS:
+            blob, lengths = stored[f"{part}_blob"].tobytes(), stored[f"{part}_lengths"]
+            shape = tuple(stored[f"{part}_shape"].tolist())
+            if len(lengths) == 1 < shape[0]:
+                images = np.frombuffer(lzma.decompress(blob), np.uint8).reshape(shape)
+            else:
+                ends = np.cumsum(lengths)
+                pieces = [blob[end - size : end] for end, size in zip(ends, lengths, strict=True)]
+                images = np.stack([read_image(piece, channels=shape[1]) for piece in pieces])
+            data = ImageData(images, stored[f"{part}_labels"], stored[f"{part}_tracks"], names)
+            parts.append(data)
+            same.append(fingerprint(data) == str(stored[f"{part}_sum"]))
+        return (parts[0], parts[1]), stored["scenarios"].tolist(), same
+
+
+def ceilings(sitting: Sitting) -> Rows:
+    """What the device gives: FLOP a second of a matrix product, bytes a second of a copy."""
+    side, device = 256 if sitting.tiny else 8192, sitting.device
+    for dtype in (torch.float32, torch.bfloat16):
+        one = torch.randn(side, side, device=device).to(dtype)
+        sitting.seconds(lambda one=one: one @ one, repeats=3)  # what is loaded first
+        spent = sitting.seconds(lambda one=one: [one @ one for _ in range(10)], repeats=3)
+        sitting.ceiling = 20 * side**3 / spent
+        what = f"matrix product, {str(dtype).removeprefix('torch.')}"
+        yield dict(kind="ceiling", what=what, side=side, flop_a_second=sitting.ceiling)
+    source = torch.zeros(2**20 if sitting.tiny else 2**30, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    spent = sitting.seconds(lambda: [target.copy_(source) for _ in range(10)], repeats=3)
+    yield dict(kind="ceiling", what="copy", bytes_a_second=20 * len(source) / spent)
+
+
+def parity(sitting: Sitting, dataset: str, scenario: str) -> Rows:
+    """Scores of the same weights on the CPU and on the device, in float32 and as computed."""
+    few: dict[str, Any] = {} if sitting.tiny else dict(max_train=512, rotation_views=8192)
+    both = [
+        sitting.study(dataset, scenario, device=device, **few)
+        for device in (torch.device("cpu"), sitting.device)
+    ]
+    images = both[0].split.test[: 32 if sitting.tiny else 500]
+    for mode, tolerance in TOLERANCE.items():
+        exact = mode == "float32"
+        torch.backends.cudnn.allow_tf32 = not exact
+        plain = patch.object(training, "gains_from_bf16", lambda device: False)
+        with plain if exact else nullcontext():
+            for method in ("ODIN", "Patches", "Rotation", "NearestImage"):
+                _ = [both[1][need] for need in needed([method])[:-1]]  # trained on the device
+                cpu, other = (np.asarray(study.fit(method)(images)) for study in both)
+                gaps = np.abs(cpu - other) / max(cpu.std(), 1e-12)
+                yield dict(
+                    kind="parity",
+                    what=method,
+                    mode=mode,
+                    images=len(images),
+                    largest=gaps.max(),
+                    by_99_percent=np.quantile(gaps, 0.99),
+                    rank_correlation=spearmanr(cpu, other).statistic,
+                    tolerance=tolerance,
+                    within=bool(np.quantile(gaps, 0.99) <= tolerance),
+                )
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
+    """Images a second of each training, of ODIN and of Patches, as shares of the product."""
+    short = dict(ae_epochs=1, dec_epochs=1, clf_epochs=1, deep_training=1, deep_pretraining=1)
+    short |= dict(min_steps=0, deep_min_steps=0, dec_tolerance=0.0, kmeans_inits=1)
+    sizes = (64, 128) if sitting.tiny else (512, None)
+    small, whole = (
+        sitting.study(dataset, scenario, profile="paper", max_train=most).with_settings(**short)
+        for most in sizes
+    )
+    count = len(whole.split.train)
+    for stage, setting in EPOCHS.items():
+
+        def trained(study: Study, epochs: int, stage: str = stage, setting: str = setting) -> Any:
+            views = TURNS * len(study.split.train) if setting == "rotation_views" else 1
+            return study.with_settings(**{setting: epochs * views}).fit(stage)
+
+        def flop(epochs: int, trained: Callable[..., Any] = trained) -> int:
+            with FlopCounterMode(display=False) as counter:
+                trained(small, epochs)
+            return counter.get_total_flops()
+
+        _ = [study[need] for study in (small, whole) for need in needed([stage])[:-1]]
+        each = (flop(3) - flop(1)) / 2 / len(small.split.train)
+        one, three = (sitting.seconds(partial(trained, whole, epochs)) for epochs in (1, 3))
+        epoch = max((three - one) / 2, 1e-9)
+        before = max(0.0, one - epoch)
+        sitting.costs[dataset, stage] = before, epoch / count
+        told = dict(dataset=dataset, seconds_an_epoch=epoch, seconds_before=before)
+        yield sitting.speed(f"an epoch of {stage}", count, epoch, each, **told)
+    images = whole.split.test[: 64 if sitting.tiny else 8192]
+    for method in ("ODIN", "Patches"):
+        fitted = sitting.seconds(lambda m=method: whole.fit(m))
+        scorer = whole.fit(method)
+        passes = 3 if method == "ODIN" else 1  # forward, its gradient, forward
+        with FlopCounterMode(display=False) as counter:
+            (partial(training.infer, scorer.args[0]) if passes == 3 else scorer)(images[:64])
+        each = passes * counter.get_total_flops() / 64
+        spent = sitting.seconds(partial(scorer, images))
+        told = dict(dataset=dataset, seconds_to_fit=fitted)
+        yield sitting.speed(f"scores of {method}", len(images), spent, each, **told)
+        if method == "ODIN":
+            model, looped = scorer.args[0], images[: 4 if sitting.tiny else 100]
+            alone = sitting.seconds(partial(one_by_one, model, looped))
+            gain = len(images) / spent / (len(looped) / alone)
+            told = dict(dataset=dataset, times_as_fast_in_batches=gain)
+            yield sitting.speed("ODIN image by image", len(looped), alone, each * 4 / 3, **told)
+
+
+def expected(sitting: Sitting, study: Study, method: str) -> float:
+    """Seconds that a method will take, from the measured seconds an image and epoch."""
+    total, count = 0.0, len(study.split.train)
+    for stage in needed([method]):
+        if (study.config.dataset, stage) in sitting.costs and not study.has(stage):
+            before, each = sitting.costs[study.config.dataset, stage]
+            epochs = getattr(study.config, EPOCHS[stage])
+            epochs = epochs / TURNS / count if stage == "rotation_network" else epochs
+            epochs += study.config.deep_pretraining if stage == "DeepSVDD" else 0
+            total += before + epochs * count * each
+    return total
+
+
+def scenarios(sitting: Sitting, out: Path, seeds: int) -> Rows:
+    """The methods on the scenarios of the pack, in order of worth, as far as the time reaches."""
+    jobs = [
+        (dataset, scenario, seed, methods, profile)
+        for seed in range(seeds)
+        for methods, profile in PLANS.items()
+        for dataset, (_, names, _) in sitting.data.items()
+        for scenario in names
+    ]
+    late = False
+    for dataset, scenario, seed, methods, profile in jobs:
+        told = dict(dataset=dataset, scenario=scenario, seed=seed, profile=profile)
+        study = sitting.study(dataset, scenario, seed=seed, profile=profile)
+        needs, start = expected(sitting, study, methods[0]), time.monotonic()
+        left = sitting.deadline - start
+        if late or needs > left:
+            yield dict(kind="extrapolated", method=methods[0], seconds=needs, left=left) | told
+            continue
+        try:
+            for method in methods:
+                metrics = study[method].metrics
+                folder = study.path(method)
+                shutil.copytree(folder, out / "runs" / folder.relative_to(sitting.runs))
+                measured = dict(method=method, expected_seconds=needs, commit=stamp()["commit"])
+                measured |= {
+                    name: metrics.get(name) for name in ("auroc", "auroc_low", "auroc_high")
+                }
+                spent = time.monotonic() - start  # with all before it in the plan
+                yield dict(kind="scenario", seconds=spent) | told | measured
+        except OutOfTime:
+            late = True
+            yield dict(kind="stopped", method=methods[0], seconds=time.monotonic() - start) | told
+        except Exception as error:
+            yield failure(f"{methods[0]} on {dataset} {scenario}", error)
+
+
+def failure(what: str, error: Exception) -> dict[str, Any]:
+    """A row for a step that failed; the steps after it go on."""
+    return dict(kind="error", what=what, error=f"{type(error).__name__}: {error}")
+
+
+def all_rows(sitting: Sitting, out: Path, seeds: int) -> Rows:
+    """Everything, in order of worth."""
+    gpu = dict(stamp()["machine"]) | {"torch": torch.__version__, "device": str(sitting.device)}
+    yield dict(kind="machine", commit=stamp()["commit"], **gpu)
+    for dataset, ((train, test), names, same) in sitting.data.items():
+        counts = dict(train=len(train.labels), test=len(test.labels), scenarios=names)
+        yield dict(kind="data", dataset=dataset, same_pixels=all(same), **counts)
+    first, (_, names, _) = next(iter(sitting.data.items()))
+    steps = {"ceilings": ceilings(sitting), "parity": parity(sitting, first, names[0])}
+    steps |= {
+        f"speed on {dataset}": speeds(sitting, dataset, names[0])
+        for dataset, (_, names, _) in sitting.data.items()
+    }
+    for what, rows in (steps | {"scenarios": scenarios(sitting, out, seeds)}).items():
+        try:
+            yield from rows
+        except Exception as error:
+            yield failure(what, error)
+
+
+def main() -> None:
+    """Measure until all is done or the time is over."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--out", type=Path, default=Path("gpu-results"))
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="budgets of seconds: read no number")
+    asked = parser.parse_args()
+    start, deadline = time.monotonic(), time.monotonic() + 60 * asked.minutes
+
+    def stop(*_: Any) -> None:
+        raise OutOfTime
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 60 * asked.minutes)
+    if (note := Path("pack.json")).is_file():  # no repository lies around an unpacked pack
+        stamp()["commit"] = json.loads(note.read_text(encoding="utf-8"))["commit"]
+    device = training.pick_device(asked.device)
+    sitting = Sitting(asked.data, device, deadline=deadline, tiny=asked.tiny)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with (asked.out / "rows.jsonl").open("a", encoding="utf-8") as file:
+
+        def write(row: dict[str, Any]) -> None:
+            line = json.dumps(row | {"at": round(time.monotonic() - start, 2)}, default=float)
+            print(line, file=file, flush=True)
+            print(line, flush=True)
+
+        try:
+            for row in all_rows(sitting, asked.out, asked.seeds if not asked.tiny else 1):
+                write(row)
+        except OutOfTime:
+            write(dict(kind="stopped", what="before any scenario was measured"))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            shutil.rmtree(sitting.runs, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""All benchmarks that compare with a rival, as one table: benchmarks.md and benchmarks.json.
+
+`python benchmarks/run.py [--small] [--only odin,tsne] [--out FOLDER]`. Each runs in a process of
+its own. Rivals that are not installed are named and left out: `pip install pyod clustpy`. Every
+figure says how many times as fast, or as small, clad_lib is as the rival in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from sides import COLUMNS, markdown
+
+from clad_lib.study.store import stamp
+
+HERE = Path(__file__).resolve().parent
+ALL = ["odin", "training", "dec", "patches", "detectors", "ocsvm", "tsne", "bootstrap", "cost"]
+
+
+def main() -> None:
+    """Run the benchmarks one after the other and write what they found after each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a try of a few seconds, no evidence")
+    parser.add_argument("--only", default=",".join(ALL), help="some of them, with commas")
+    parser.add_argument("--out", type=Path, help="results/, or build/ for a small try")
+    asked = parser.parse_args()
+    out = asked.out or HERE.parent / ("build" if asked.small else "results")
+    out.mkdir(parents=True, exist_ok=True)
+    found, failed = [], {}
+    for name in asked.only.split(","):
+        line = [sys.executable, str(HERE / f"{name}.py"), "--json", *["--small"] * asked.small]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            failed[name] = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        else:
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+        write(out, found, failed, small=asked.small)
+        print(f"{name}: {failed.get(name, 'measured')}", flush=True)
+    print(f"{out / 'benchmarks.md'}")
+    if any(not reason.startswith("left out") for reason in failed.values()):
+        sys.exit(1)
+
+
+def write(out: Path, found: list[dict], failed: dict[str, str], *, small: bool) -> None:
+    """The table as it stands, in both formats."""
+    made = stamp()
+    rows = [
+        (each["what"], *row.values(), each["agreement"]) for each in found for row in each["rows"]
+    ]
+    told = f"{made['machine']['cpu']}, {made['machine']['cores']} cores, commit {made['commit']}"
+    lines = ["# Benchmarks", "", "A try: no evidence." if small else "", told, ""]
+    lines += [markdown(("what", *COLUMNS, "agreement is"), rows), ""]
+    lines += [f"- {name}: {reason}" for name, reason in failed.items()]
+    (out / "benchmarks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    record = dict(made=made, small=small, benchmarks=found, failed=failed)
+    (out / "benchmarks.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

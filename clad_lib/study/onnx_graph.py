@@ -1,0 +1,94 @@
+"""The detector Patches as an ONNX graph: images in, score and map out, the threshold beside it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import unfold
+
+from clad_lib.methods.distances import LOCAL, NEAREST, SMALLEST
+from clad_lib.methods.patches import CONTRAST, PatchScorer, pooling
+from clad_lib.study.store import StoreError, write_atomically
+
+NOT_CARRIED = (
+    "It does not read pictures: give it pixels (N, C, S, S), float32 in [0, 1], brought to S as "
+    "`clad score` does. It has no latent classes and no training images. The p-value of a score s "
+    "is (1 + the number of `calibration` scores that are s or more) / (1 + their number)."
+)
+
+
+class PatchGraph(nn.Module):
+    """Images (N, C, S, S) in [0, 1] -> scores (N,) and maps (N, cells, cells) of a PatchScorer.
+
+    The steps of `methods.patches` and `methods.distances` on all images at once; an inverse stands
+    in place of the triangular system, which ONNX cannot solve.
+    """
+
+    def __init__(self, scorer: PatchScorer):
+        super().__init__()
+        self.centre, self.spread, self.views = scorer.centre, scorer.spread, list[Any]()
+        for dictionary, memory in scorer.views:
+            turns = torch.linalg.inv(memory.factors.double()).float().mT
+            layout = dictionary.layout.tolist()
+            self.views.append((layout, pooling(dictionary), dictionary, memory, turns))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        parts, maps = list[Tensor](), list[Tensor]()
+        for (side, stride, cells, *_), pool, dictionary, memory, turns in self.views:
+            rows = unfold(images * 255, side, stride=stride).transpose(1, 2)  # (N, P, d)
+            rows = rows - rows.mean(2, keepdim=True)
+            rows = rows * (rows.square().mean(2, keepdim=True) + CONTRAST).rsqrt()
+            seen = rows @ dictionary.whitening[:, :-1] + dictionary.offset[:-1]
+            gaps = seen @ dictionary.filters[:-1] + dictionary.lengths  # (N, P, K)
+            gaps = (gaps + seen.square().sum(2, keepdim=True)).clamp_min(0).sqrt()
+            active = (gaps.mean(2, keepdim=True) - gaps).clamp_min(0)
+            points = ((pool @ active).flatten(1) - dictionary.mean) * dictionary.scale  # (N, D)
+            gaps = memory.points.square().sum(1) - 2 * points @ memory.points.mT  # (N, n)
+            gaps = gaps + points.square().sum(1, keepdim=True)
+            least, places = gaps.topk(min(LOCAL, len(memory.points)), largest=False)
+            near = least.clamp_min(0).sqrt()
+            reach = torch.maximum(near, memory.reach[places]).mean(1).clamp_min(1e-10)
+            parts += [near[:, :NEAREST].mean(1), memory.density[places].mean(1) * reach]
+            residuals = (points @ turns)[:, :, None] - (memory.centres @ turns)[:, None]
+            parts += [*residuals.square().sum(3).amin(2)]  # of (2, N, clusters, D)
+            shares = (points[:, None] - memory.points[places[:, :NEAREST]]).square().mean(1)
+            maps.append(shares.unflatten(1, (cells, cells, -1)).sum(3))
+        logarithms = torch.stack(parts, 1).clamp_min(SMALLEST).log()
+        return ((logarithms - self.centre) / self.spread).mean(1), torch.stack(maps).sum(0)
+
+
+def write_onnx(path: Path, scorer: Any, images: Tensor, facts: Mapping[str, Any]) -> Path:
+    """Write the graph of a PatchScorer for any number of images, whole or not at all.
+
+    `images` (2, C, S, S) uint8 are like those that it was fitted to. The input is named images, the
+    outputs score and map; `facts` stand as JSON texts in the metadata, with what the graph does not
+    carry. Raises StoreError for other scorers, without the packages of the extra `onnx`, and
+    where the disk refuses.
+    """
+    if not isinstance(scorer, PatchScorer):
+        raise StoreError("only Patches can be an ONNX graph: fit with --method Patches")
+    try:
+        import onnxscript  # noqa: F401  the exporter needs it, and says so late
+    except ImportError as error:
+        raise StoreError(f"{error}: pip install 'clad-lib[onnx]'") from error
+    state = {name: each.cpu() for name, each in scorer.state().items()}
+    with warnings.catch_warnings(action="ignore"):  # of the exporter about its own insides
+        program: Any = torch.onnx.export(
+            PatchGraph(PatchScorer.from_state(state)).eval(),
+            (images / 255,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            input_names=["images"],
+            output_names=["score", "map"],
+            verbose=False,
+        )
+    for name, value in {**facts, "not_carried": NOT_CARRIED}.items():
+        program.model.metadata_props[name] = json.dumps(value)
+    write_atomically(path, program.model_proto.SerializeToString())
+    return path

@@ -1,0 +1,167 @@
+"""Images of one's own: read, recognised, held out, learnt from, added, and what that takes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+import typing
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clad_lib.clad.scores import Scored, Scorer
+from clad_lib.config import Config
+from clad_lib.data.cache import ImageData
+from clad_lib.data.folders import image_files, in_words, read_folder
+from clad_lib.data.pictures import DataError, shown
+from clad_lib.data.reading import units_of
+from clad_lib.data.scenarios import make_split
+from clad_lib.data.split import Answers, Scenario, Split
+from clad_lib.judge.guarantees import images_needed
+from clad_lib.study import stages
+from clad_lib.study.engine import Study
+
+SCENARIO = Scenario("own images", "ALL", "all images", (0,))
+FIXED, COPIES = 1.2e9, 40  # bytes that any fit takes, and for each number learnt of an image
+
+
+def as_images(images: Any) -> Tensor:
+    """Images (N, C, S, S) as a uint8 tensor; ValueError for another type or shape."""
+    tensor = torch.as_tensor(images)
+    square = tensor.ndim == 4 and tensor.shape[2] == tensor.shape[3] and tensor.shape[1] in (1, 3)
+    if tensor.dtype != torch.uint8 or not square:
+        raise ValueError(
+            f"images are {tensor.dtype} {tuple(tensor.shape)}: expected uint8 (N, C, S, S), C 1 or "
+            "3; save others to a folder, which is read at any size and depth"
+        )
+    return tensor
+
+
+def read_images(
+    images: Any, *, strict: bool = False, **how: Any
+) -> tuple[np.ndarray, str, list[str]]:
+    """An array (N, C, S, S) or a folder as an array, what was left out in words, and the folder.
+
+    `how` are size, channels and highest as in `read_folder`.
+    """
+    if not isinstance(images, (str, Path)):
+        return as_images(images).numpy(), "", []
+    files, skipped = image_files(images, strict=strict)
+    pixels, _, more = read_folder(files, strict=strict, **how)
+    return pixels, in_words(skipped + more), [str(Path(images).resolve())]
+
+
+def known(images: Any, units: np.ndarray) -> np.ndarray:
+    """What recognises images (N, C, S, S) again: (N, 2) int64, of their pixels and `units` (N,)."""
+    digests = (hashlib.blake2b(each.numpy(), digest_size=8) for each in torch.as_tensor(images))
+    marks = [int.from_bytes(each.digest(), "big", signed=True) for each in digests]
+    return np.stack([np.array(marks, int), units], 1)
+
+
+def hold_out(
+    images: np.ndarray, tracks: np.ndarray, *, alpha: float, delta: float, share: float, seed: int
+) -> Split:
+    """Normal images without test images; whole units are held out, as many as `alpha` takes.
+
+    Raises DataError where less than as many would be left to learn from.
+    """
+    data = ImageData(images, np.zeros(len(images), int), tracks, ("normal",))
+    none = ImageData(images[:0], data.labels[:0], data.tracks[:0], data.class_names)
+    total, needed = len(np.unique(units_of(images, tracks))), images_needed(alpha, delta)
+    if total < 2 * needed:
+        raise DataError(
+            f"got {len(images)} images, {total} of them independent: to promise alpha = {alpha:g} "
+            f"takes {2 * needed}, one half to learn from and one to calibrate; add normal images, "
+            "or raise alpha"
+        )
+    return make_split(data, none, SCENARIO, seed=seed, calibration=max(share, needed / total))
+
+
+def check_memory(method: str, count: int, shape: Sequence[int], config: Config) -> None:
+    """Raise DataError where fitting to `count` images (C, S, S) takes more memory than is free.
+
+    An estimate, rather too large than too small, but for networks, which take more.
+    """
+    learnt = config.patch_features if method == "Patches" else math.prod(shape)
+    needed = (
+        FIXED + count * 4 * math.prod(shape) + min(count, config.patch_images) * COPIES * learnt
+    )
+    with suppress(ImportError):  # a bare machine may have no psutil
+        import psutil
+
+        if needed > (free := psutil.virtual_memory().available):
+            raise DataError(
+                f"{method} on {count:,} images of {shape} takes about {needed / 1e9:.1f} GB of "
+                f"memory, {free / 1e9:.1f} GB are free: give a smaller size, such as --size 64, or "
+                "fewer images"
+            )
+
+
+def fitted(
+    method: str, split: Split, config: Config, device: torch.device, progress: bool = False
+) -> Scorer:
+    """The scorer of a row of the table of stages; what it needs is made in a temporary folder."""
+    gives = typing.get_type_hints(stages.function_of(method))["return"]
+    if gives is Scored or stages.row(method).protocol == "oracle":
+        raise ValueError(f"{method} scores the test images of a study and no new ones: use Patches")
+    with tempfile.TemporaryDirectory() as folder:
+        places, threads = stages.Places(Path(folder), config, "own"), torch.get_num_threads()
+        return Study(config, split, places, device, threads, progress).fit(method)
+
+
+def renew(
+    detector: Any, images: Any, *, train: bool, places: Sequence[Any] = (), strict: bool = False
+) -> None:
+    """Fit a detector to more normal images, or give it other calibration images and a threshold.
+
+    `images` are as in `Detector.fit`; training images that it knows are left out. To `train`, it is
+    fitted anew to all that it knew and the new ones, and scores its calibration images anew: the
+    images of before must be there. `places`, folders or arrays, say where, by default the folders
+    that they were read from; their pixels tell them from others. Otherwise `images` are to be a
+    random sample of new normal images: the promise is void if they were chosen for their scores.
+    Raises DataError, and changes nothing, where images of before are gone or `images` are too few.
+    """
+    count, how = detector.counts["train"], detector.reading
+    pixels, notes, folders = read_images(images, strict=strict, **how)
+    units = units_of(pixels, np.arange(len(pixels))) + detector.known[:, 1].max() + 1
+    found, barred = known(pixels, units), detector.known[: None if train else count, 0]
+    new = ~np.isin(found[:, 0], barred)
+    least = 1 if train else images_needed(detector.threshold.alpha, detector.delta)
+    if (total := len(np.unique(units[new]))) < least:
+        raise DataError(
+            f"got {total} independent images that it does not know yet: expected {least} or more; "
+            "add normal images"
+        )
+    if train:
+        old = _found_again(places or detector.folders, detector.known[:, 0], how)
+        parts = np.concatenate([old[:count], pixels[new]]), old[count:], old[:0]
+        own, held = np.split(detector.known[:, 1], [count])
+        tracks = np.concatenate([own, units[new]]), held, own[:0]
+        rows, answers = map(np.arange, map(len, parts)), Answers(*[own[:0]] * 4)
+        fields: Any = *map(torch.from_numpy, parts), answers, ("normal",), *rows, *tracks
+        detector.learn(Split(SCENARIO, *fields))
+    else:
+        detector.set_threshold(pixels[new], units[new])
+    detector.notes = "; ".join(filter(None, [detector.notes, notes]))
+    before = [each for each in places or detector.folders if isinstance(each, str)]
+    detector.folders = list(dict.fromkeys(before + folders))
+
+
+def _found_again(places: Sequence[Any], marks: np.ndarray, how: Any) -> np.ndarray:
+    """The images with `marks` (N,), in that order, from folders or arrays that hold them all."""
+    there = [each for each in places if not isinstance(each, str) or Path(each).is_dir()]
+    images = np.array([image for each in there for image in read_images(each, **how)[0]])
+    found, rows = np.unique(known(images, np.arange(len(images)))[:, 0], return_index=True)
+    if gone := len(np.setdiff1d(marks, found)):
+        where = ", ".join(shown(each) for each in places if isinstance(each, (str, Path)))
+        raise DataError(
+            f"{gone:,} of the {len(np.unique(marks)):,} images that it was fitted to are gone from "
+            f"{where or 'what was given'}: say where they lie now (--known), or fit anew"
+        )
+    return images[rows[np.searchsorted(found, marks)]]

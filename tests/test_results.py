@@ -1,0 +1,89 @@
+"""The published tables against the published rows, and rows against runs made from scratch."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clad_lib.study import results
+from clad_lib.study.store import RECORD
+
+HOME = Path(__file__).resolve().parents[1]
+CELL = re.compile(r"^\**(\d+\.\d)(?: ± (\d+\.\d))?\**")
+
+
+def measured() -> list[dict[str, str]]:
+    """The rows of measured.csv that the tables show, read without pandas."""
+    with (HOME / "results" / "measured.csv").open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["profile"] == "fast"]
+
+
+def cells() -> list[tuple[str, str, str, str]]:
+    """Data set, scenario, method and text of every filled cell of the tables."""
+    text = (HOME / "results" / "README.md").read_text(encoding="utf-8")
+    found = []
+    for table in re.findall(r"<!-- \w+ -->\n(.*?)\n<!-- end -->", text, re.DOTALL):
+        lines = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")
+        ]
+        for line in lines[2:]:
+            dataset, scenario = line[0].split()
+            pairs = zip(lines[0][1:], line[1:], strict=True)
+            found += [
+                (dataset, scenario, method, cell)
+                for method, cell in pairs
+                if method != "paper's best" and cell != "–"
+            ]
+    return found
+
+
+@pytest.mark.parametrize("cell", random.Random(7).sample(cells(), 40), ids=" ".join)
+def test_a_cell_of_the_tables_is_the_mean_of_its_rows(cell):
+    dataset, scenario, method, text = cell
+    key = (dataset, scenario, method, "")
+    named = ("dataset", "scenario", "method", "settings")
+    rows = [row for row in measured() if tuple(row[name] for name in named) == key]
+    values = [100 * float(row["auroc"]) for row in rows]
+    assert len({row["seed"] for row in rows}) == len(rows) > 0
+    mean, spread = CELL.match(text).groups()
+    assert float(mean) == pytest.approx(statistics.mean(values), abs=0.051)
+    if len(values) > 1:
+        assert float(spread) == pytest.approx(statistics.stdev(values), abs=0.051)
+    else:
+        assert spread is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["NearestImage", "OCSVM", "DeepSVDD"])
+def test_a_published_row_comes_out_again_from_scratch(method, tmp_path):
+    rows = [row for row in measured() if (row["dataset"], row["method"]) == ("digits", method)]
+    row = random.Random(method).choice([row for row in rows if not row["settings"]])
+    known = ["--dataset", "digits", "--scenario", row["scenario"], "--seed", row["seed"]]
+    command = [sys.executable, "-m", "clad_lib", "run", *known, "--methods", method]
+    subprocess.run([*command, "--runs", str(tmp_path)], check=True, cwd=HOME, capture_output=True)
+    assert list(tmp_path.glob(f"digits/*/{method}-*/seed*/{RECORD}"))
+    found = results.collect(tmp_path).set_index("method").loc[method]
+    assert found.auroc == pytest.approx(float(row["auroc"]), abs=0.005)
+    assert (found.train, found.test) == (int(row["train"]), int(row["test"]))
+
+
+def test_rounding_is_told_from_seeds():
+    """Differences of .02 and 0 give sqrt((.02^2 / 2 + 0) / 2) = .01; seeds .9 and .8 .0707."""
+    sys.path.insert(0, str(HOME / "tools"))
+    from rounding import compare
+
+    known = {"dataset": "digits", "scenario": "CUR", "method": "ODIN", "profile": "fast"}
+    known |= {"settings": "", "threads": 1, "commit": "a"}
+    one = pd.DataFrame([known | {"seed": 0, "auroc": 0.9}, known | {"seed": 1, "auroc": 0.8}])
+    other = one.assign(auroc=[0.92, 0.8], threads=2)
+    found = compare(one, other).iloc[0]
+    assert (found.over_rounding, found.over_seeds) == (0.01, 0.0707)
+    assert (found.seeds, found.threads, found.threads_other) == (2, 1, 2)
