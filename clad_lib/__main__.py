@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from typing import Any
 
 import typer
 
@@ -24,12 +25,12 @@ def main() -> None:
     except typer.Exit as error:
         status = error.exit_code
     except Exception as error:
-        wrong_usage = hasattr(error, "format_message")  # click's own
+        usage: Any = getattr(error, "format_message", None)  # click's own: wrong usage
         ours = isinstance(error, ValueError) or type(error).__module__.startswith("clad_lib")
-        if not ours and not wrong_usage:
+        if not ours and not usage:
             raise
-        sys.stderr.write(f"clad: {error.format_message() if wrong_usage else error}\n")
-        status = 2 if wrong_usage else 1
+        sys.stderr.write(f"clad: {usage() if usage else error}\n")
+        status = 2 if usage else 1
     sys.exit(f"clad: interrupted; {GOES_ON}" if status == INTERRUPTED else status or 0)
 
 

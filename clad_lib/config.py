@@ -22,7 +22,7 @@ Protocol = Literal["clean", "oracle", "paper_compat", "pretrained"]
 
 MAY_BE_ZERO = ("seed", "epsilon", "min_steps", "dec_tolerance", "dec_epochs", "deep_min_steps")
 ABOVE_ZERO = (math.ulp(0), math.inf, "above 0")  # at least, below, in words
-RANGES = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0"))
+RANGES: dict[str, Any] = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0"))
 RANGES |= {"calibration": (math.ulp(0), 1, "above 0 and below 1")}
 RANGES |= {"clusters": (2, math.inf, "of at least 2")}  # one leaves nothing to classify
 IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}
@@ -194,12 +194,12 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     """Raise ValueError, with what was expected, for a value that its type hint does not allow."""
     inner = typing.get_args(hint) or (hint,)
     if typing.get_origin(hint) is Literal:
-        fits, wanted = value in inner, map(repr, inner)
+        fits, wanted = value in inner, [repr(each) for each in inner]
     else:
         kinds = (*inner, int) if float in inner else inner
         truth = isinstance(value, bool) and not {bool, object} & {*kinds}  # to Python it is an int
         fits = isinstance(value, kinds) and not truth
-        wanted = (IN_WORDS.get(kind, kind.__name__) for kind in kinds)
+        wanted = [IN_WORDS.get(kind, kind.__name__) for kind in kinds]
     if not fits:
         got = f"{value!r} ({type(value).__name__})"
         raise ValueError(f"{name} is {got}: expected {' or '.join(wanted)}")

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clad_lib.methods.kernel import squared_distances
 from clad_lib.methods.scorers import check_shape
 
 SMALLEST = 1e-9  # distance whose logarithm is still taken
@@ -25,6 +24,12 @@ class Memory(NamedTuple):
     density: Tensor  # (n,) local reachability density
     factors: Tensor  # (2, D, D) Cholesky factors of the shrunk covariance, whole and in clusters
     centres: Tensor  # (2, clusters, D) the mean, as often as there are clusters; their centres
+
+
+def squared_distances(one: Tensor, other: Tensor) -> Tensor:
+    """|a - b|^2 for all rows a of (N, D) and b of (M, D): (N, M), never negative."""
+    squares = one.square().sum(1, keepdim=True) + other.square().sum(1)
+    return squares.addmm_(one, other.T, alpha=-2).clamp_min_(0)
 
 
 def remember(points: Tensor, groups: Tensor, *, clusters: int, seed: int) -> tuple[Memory, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
+from clad_lib.methods.distances import squared_distances
 from clad_lib.methods.scorers import check_shape, check_training, pixels
 
 Gamma = float | Literal["scale", "median"]
@@ -44,12 +45,6 @@ class KernelScorer:
         rows = (pixels(batch).cpu().double() for batch in images.split(1024))
         kernels = (torch.exp(-self.gamma * squared_distances(x, self.supports)) for x in rows)
         return torch.cat([self.scale * (self.offset - each @ self.weights) for each in kernels])
-
-
-def squared_distances(one: Tensor, other: Tensor) -> Tensor:
-    """|a - b|^2 for all rows a of (N, D) and b of (M, D): (N, M), never negative."""
-    squares = one.square().sum(1, keepdim=True) + other.square().sum(1)
-    return squares.addmm_(one, other.T, alpha=-2).clamp_min_(0)
 
 
 def ocsvm(split: Split, settings: Settings) -> KernelScorer:

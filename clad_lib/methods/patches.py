@@ -26,9 +26,9 @@ from clad_lib.methods.distances import (
     k_means,
     neighbours,
     remember,
+    squared_distances,
     with_cluster,
 )
-from clad_lib.methods.kernel import squared_distances
 from clad_lib.methods.scorers import check_shape, check_training
 
 CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat

@@ -154,8 +154,9 @@ class Study:
             kind = typing.get_type_hints(function_of(name))["return"]
             return load_artefact(folder, kind, device=self.device)
         table = pd.read_parquet(folder / "scores.parquet", columns=["split", "score"])
-        parts = [table.score[table.split == part] for part in ("calibration", "test")]
-        return Scores(*(part.to_numpy() for part in parts), read_json(folder / "metrics.json"))
+        calibrated, tested = (table.score[table.split == part] for part in ("calibration", "test"))
+        metrics = read_json(folder / "metrics.json")
+        return Scores(calibrated.to_numpy(), tested.to_numpy(), metrics)
 
 
 def open_study(
@@ -183,6 +184,8 @@ def open_study(
 
 def _applied(scorer: Any, split: Split) -> Scored:
     """The scores of a fitted method on calibration and test images."""
-    parts = [np.asarray(scorer(part), np.float64) for part in (split.calibration, split.test)]
+    calibrated, tested = (
+        np.asarray(scorer(part), np.float64) for part in (split.calibration, split.test)
+    )
     method = getattr(scorer, "method", None)  # how a kernel method was solved
-    return Scored(*parts, extra={} if method is None else {"method": str(method)})
+    return Scored(calibrated, tested, extra={} if method is None else {"method": str(method)})

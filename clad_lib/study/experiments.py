@@ -63,7 +63,7 @@ def waterfall_steps(study: Study, *, method: str = "ODIN") -> tuple[float, dict[
         "published ODIN step": {"odin_factor": True, "epsilon": epsilon},
         "AUROC flipped": {"flip_auroc": True},
     }
-    settings = accumulate(defects.values(), or_, initial={})
+    settings = accumulate(defects.values(), or_, initial=dict[str, Any]())
     auroc = measure_settings(study, settings, method=method).auroc
     return float(auroc[0]), dict(zip(defects, auroc.diff()[1:].tolist(), strict=True))
 

@@ -29,7 +29,7 @@ def collect(runs: str | Path) -> pd.DataFrame:
     last counts. A folder that cannot be read is left out. Empty when there is none.
     """
     found = [each for each in map(_one_run, Path(runs).glob("*/*/*/seed*")) if each]
-    frame = pd.DataFrame(found, columns=[*COLUMNS, "written"]).sort_values("written")
+    frame = pd.DataFrame(found, columns=[*COLUMNS, "written"]).sort_values("written", kind="stable")
     frame = frame.drop_duplicates(list(KEY), keep="last").sort_values("folder", ignore_index=True)
     return frame.drop(columns="written")
 

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from clad_lib import make_config, open_study
+from clad_lib.__main__ import app
 from clad_lib.study import stages
 from clad_lib.study.engine import ReuseWarning
 from clad_lib.study.store import StoreError
@@ -68,42 +70,53 @@ def write_toys(path, each, seed):
     pd.DataFrame({"image": cells, "label": labels}).to_parquet(path)
 
 
-def test_a_score_a_baseline_and_a_data_set_are_one_place_each(tmp_path):
-    """What is added stands in the help, the jobs, an executed run, the table and the results."""
+@pytest.fixture
+def toys(tmp_path, monkeypatch):
+    """An installed package with two rows, and a folder of data that describes a data set."""
     data, site = tmp_path / "data", tmp_path / "site"
-    (site / "toy-1.0.dist-info").mkdir(parents=True)
-    (site / "toy-1.0.dist-info" / "METADATA").write_text("Name: toy\nVersion: 1.0\n", "utf-8")
+    package = site / "toy-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Name: toy\nVersion: 1.0\n", encoding="utf-8")
     entry = "[clad.methods]\ntoy = toy_plugin:ROWS\n"
-    (site / "toy-1.0.dist-info" / "entry_points.txt").write_text(entry, "utf-8")
+    (package / "entry_points.txt").write_text(entry, encoding="utf-8")
     (site / "toy_plugin.py").write_text(PLUGIN, encoding="utf-8")
     data.mkdir()
     (data / "datasets.toml").write_text(TOYS, encoding="utf-8")
     write_toys(data / "toys-train.parquet", 60, seed=0)
     write_toys(data / "toys-test.parquet", 20, seed=1)
-    paths = os.pathsep.join([str(site), *sys.path])
-    environment = os.environ | {"CLAD_DATA": str(data), "PYTHONPATH": paths, "COLUMNS": "200"}
+    monkeypatch.setenv("CLAD_DATA", str(data))
+    monkeypatch.syspath_prepend(site)
+    stages.rows.cache_clear()
+    yield site
+    stages.rows.cache_clear()
 
-    def clad(*words):
-        line = [sys.executable, "-m", "clad_lib", *map(str, words)]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
 
-    told = clad("run", "--help")
-    assert all(name in told for name in ("toys", "Margin", "Brightness"))
-    study = tmp_path / "toys.toml"
+def clad(*words):
+    """What a command prints, in this process."""
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output or done.exception
+    return done.output
+
+
+def test_a_score_a_baseline_and_a_data_set_are_one_place_each(toys, tmp_path):
+    """What is added stands in the help, the jobs, an executed run, the table and the results."""
+    paths = os.pathsep.join([str(toys), *sys.path])
+    line = [sys.executable, "-m", "clad_lib", "run", "--help"]
+    told = subprocess.run(
+        line, capture_output=True, check=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert all(name in told.stdout.decode() for name in ("toys", "Margin", "Brightness"))
+    study, runs = tmp_path / "toys.toml", tmp_path / "runs"
     study.write_text(
         'profile = "smoke"\nmethods = ["Margin", "Brightness"]\n[scenarios]\ntoys = ["DULL"]\n'
         "[overrides]\ncalibration = 0.3\n",
         encoding="utf-8",
     )
-    runs = tmp_path / "runs"
-    planned = clad("batch", study, "--dry-run", "--runs", runs, "--workers", "1")
+    planned = clad("batch", study, "--dry-run", "--runs", runs, "--workers", 1)
     for step in ("classifier", "outputs", "Margin", "Brightness", "05_odin_scoring"):
         assert f"toys DULL seed 0: {step}\n" in planned
     common = ("--dataset", "toys", "--scenario", "DULL", "--profile", "smoke", "--runs", runs)
-    more = ("--methods", "Margin,Brightness", "--set", "calibration=0.3")
-    table = clad("run", *common, *more)
+    table = clad("run", *common, "--methods", "Margin,Brightness", "--set", "calibration=0.3")
     assert "toys DULL (dull toys)" in table
     lines = [line.split()[0] for line in table.splitlines() if line]
     assert lines.index("latent") < lines.index("Margin") < lines.index("Brightness")
@@ -111,6 +124,8 @@ def test_a_score_a_baseline_and_a_data_set_are_one_place_each(tmp_path):
     found = dict(line.split(",") for line in asked.splitlines()[1:])
     assert set(found) == {"Margin", "Brightness"}
     assert float(found["Brightness"]) > 0.9  # 90 grey levels between the classes
+    done = clad("batch", study, "--dry-run", "--runs", runs, "--workers", 1)
+    assert "done     toys DULL seed 0: Margin\n" in done
 
 
 @pytest.fixture

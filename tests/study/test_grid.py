@@ -122,7 +122,7 @@ BROKEN = [  # text, line, what is said
     (change("temperature = 10", "temperature = nan"), 12, "finite"),
     (change("temperature = 10", "seed = 3"), 12, "not set here"),
     (change("temperature = 10", 'dataset = "mnist"'), 12, "not set here"),
-    (change("temperature = 10", 'stem = "big"'), 12, "'small', 'full', 'published'"),
+    (change("temperature = 10", 'stem = "big"'), 12, "'small' or 'full' or 'published'"),
     (change("temperature = 10", "clusters = 1"), 12, "at least 2"),
     (change("clusters = [2, 4]", "clusters = [2, 1]"), 15, "at least 2"),
     (change("clusters = [2, 4]", "clusters = 4"), 15, "expected a list"),
