@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from clad_lib.clad import training
 from clad_lib.config import make_config, profiles
 from clad_lib.data.cache import ImageData
-from clad_lib.data.pictures import read_image
+from clad_lib.data.pictures import decode
 from clad_lib.data.reading import PARTS, fingerprint
 from clad_lib.data.scenarios import get_scenario, make_split, split_key
 from clad_lib.methods.rotation import TURNS
@@ -117,7 +117,7 @@ def unpacked(file: Path) -> tuple[tuple[ImageData, ImageData], list[str], list[b
             else:
                 ends = np.cumsum(lengths)
                 pieces = [blob[end - size : end] for end, size in zip(ends, lengths, strict=True)]
-                images = np.stack([read_image(piece, channels=shape[1]) for piece in pieces])
+                images = np.stack([decode(piece, channels=shape[1])[0] for piece in pieces])
             data = ImageData(images, stored[f"{part}_labels"], stored[f"{part}_tracks"], names)
             parts.append(data)
             same.append(fingerprint(data) == str(stored[f"{part}_sum"]))

@@ -138,7 +138,7 @@ def odin_steps(study: Study, row: int) -> tuple[pd.DataFrame, pd.DataFrame, dict
         pictures[name] = torch.cat([x.detach(), (1 + uphill) / 2, after[1:]]).cpu().numpy()
     raw = np.stack(logits)  # (T, E, K)
     values = np.stack([raw, softmax(raw / known.temperatures[:, None, None], axis=2)])
-    axes = {"what": ["logit f", "softmax of f / T"], "temperature": names}
+    axes: dict[str, Any] = {"what": ["logit f", "softmax of f / T"], "temperature": names}
     axes |= {"epsilon": known.epsilons, "cluster": range(raw.shape[2])}
     rows = pd.MultiIndex.from_product(axes.values(), names=axes)
     above = pd.DataFrame((known.calibration > scores).mean(2), names, known.epsilons)

@@ -121,7 +121,8 @@ def test_a_score_a_baseline_and_a_data_set_are_one_place_each(toys, tmp_path):
     lines = [line.split()[0] for line in table.splitlines() if line]
     assert lines.index("latent") < lines.index("Margin") < lines.index("Brightness")
     asked = clad("results", "SELECT method, auroc FROM results", "--runs", runs, "--format", "csv")
-    found = dict(line.split(",") for line in asked.splitlines()[1:])
+    answers = [line.split(",") for line in asked.splitlines()[1:]]
+    found = dict(pair for pair in answers if len(pair) == 2)  # progress apart
     assert set(found) == {"Margin", "Brightness"}
     assert float(found["Brightness"]) > 0.9  # 90 grey levels between the classes
     done = clad("batch", study, "--dry-run", "--runs", runs, "--workers", 1)
