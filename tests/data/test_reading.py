@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -20,16 +19,9 @@ from sklearn.datasets import load_digits
 from clad_lib.config import datasets
 from clad_lib.data import copies, reading
 from clad_lib.data.pictures import DataError
-from clad_lib.data.reading import load_dataset, to_download, units_of
+from clad_lib.data.reading import fingerprint, load_dataset, to_download, units_of
 
 DIGITS = [str(digit) for digit in range(10)]
-
-
-def fingerprint(data) -> str:
-    """A short hash of images, labels and class names."""
-    digest = hashlib.blake2b(repr((data.images.shape, data.class_names)).encode(), digest_size=8)
-    digest.update(data.images.tobytes() + data.labels.tobytes())
-    return digest.hexdigest()
 
 
 def png(pixels: np.ndarray) -> bytes:
