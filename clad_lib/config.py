@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import sys
 import tomllib
 import typing
 from collections.abc import Collection
@@ -21,9 +22,9 @@ PseudoLabels = Literal["patches", "none"]
 Protocol = Literal["clean", "oracle", "paper_compat", "pretrained"]
 
 MAY_BE_ZERO = ("seed", "epsilon", "min_steps", "dec_tolerance", "dec_epochs", "deep_min_steps")
-ABOVE_ZERO = (math.ulp(0), math.inf, "above 0")  # at least, below, in words
+ABOVE_ZERO = (sys.float_info.min, math.inf, "above 0")  # at least, below, in words
 RANGES: dict[str, Any] = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0"))
-RANGES |= {"calibration": (math.ulp(0), 1, "above 0 and below 1")}
+RANGES |= {"calibration": (sys.float_info.min, 1, "above 0 and below 1")}
 RANGES |= {"clusters": (2, math.inf, "of at least 2")}  # one leaves nothing to classify
 IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}
 
