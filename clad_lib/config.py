@@ -247,5 +247,4 @@ class Settings:
         return cls(config, _types(), device=device, progress=progress)
 
     def __getattr__(self, name: str) -> Any:
-        cure = "add it to `reads` of the stage's row"
-        raise SettingError(f"setting {name!r} is read but not declared: {cure}")
+        raise SettingError(f"{name!r} is read but not declared: add it to `reads` of the stage's row")
