@@ -247,4 +247,4 @@ class Settings:
         return cls(config, _types(), device=device, progress=progress)
 
     def __getattr__(self, name: str) -> Any:
-        raise SettingError(f"{name!r} is read but not declared: add it to `reads` of the stage's row")
+        raise SettingError(f"{name!r} is read but not declared: add it to `reads` of its row")
