@@ -53,7 +53,8 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
     labels = torch.zeros(len(images), dtype=torch.int64)
     if settings.rotation_labels == "patches":
         count = min(settings.clusters, len(images))
-        labels = patch_clusters(images, clusters=count, seed=settings.seed).cpu()
+        there = images.to(settings.device)
+        labels = patch_clusters(there, clusters=count, seed=settings.seed).cpu()
     return fit_rotation(images, labels, split, settings)
 
 
