@@ -178,6 +178,6 @@ def cluster_health(
         xaxis2_title="epoch",
         xaxis3_title="epoch",
         yaxis={"title": "", "tickformat": ".0%"},
-        yaxis2_tickformat=".1~%",
+        yaxis2_tickformat=".2~%",
         yaxis3_range=[0, 1.02],
     )
