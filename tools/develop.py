@@ -29,6 +29,7 @@ from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
 from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
+from clad_lib.methods.distances import PartScorer
 from clad_lib.methods.fused import fused
 from clad_lib.methods.patches import patches
 from clad_lib.methods.rotation import fit_rotation, held_out, rotation, rotation_network
@@ -78,6 +79,7 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     Rotation, DEC labels takes the pseudo-labels of autoencoder and DEC in place of the setting
     `rotation_labels`.
     """
+    scorer: PartScorer
     if method == "Patches":
         scorer = patches(split, settings)
         return {"": scorer(split.test), **scorer.parts(split.test)}
@@ -94,10 +96,10 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
             f"unknown method {method!r}: expected Patches, Fused, Rotation, DEC labels"
         )
     with seeded(settings.seed):
-        experts = fused(split, settings, rotation_network(split, settings))
-    turning = experts.experts["Rotation"]
-    p_values = {name: -torch.log(p) for name, p in experts.p_values(split.test).items()}
+        turning = rotation(split, settings, rotation_network(split, settings))
+        experts = fused(split, settings, patches(split, settings), turning)
     plain = {name: expert(split.test) for name, expert in experts.experts.items()}
+    p_values = {name: -torch.log(p) for name, p in experts.p_values([*plain.values()]).items()}
     sums = {
         f"{kind}, weight of rotation {weight:g}": values["Patches"] + weight * values["Rotation"]
         for kind, values in (("-log p", p_values), ("scores", plain))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from clad_lib.clad.networks import Trained
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.judge.guarantees import conformal_p_values
 from clad_lib.methods.distances import PartScorer
-from clad_lib.methods.patches import patches
-from clad_lib.methods.rotation import TURNS, rotation
+from clad_lib.methods.patches import PatchScorer
+from clad_lib.methods.rotation import TURNS, RotationScorer
 
 
 class FusedScorer:
@@ -28,16 +28,20 @@ class FusedScorer:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (N, C, S, S) -> scores (N,)."""
-        values = self.p_values(images)
+        return self.join([expert(images) for expert in self.experts.values()])
+
+    def join(self, scores: Sequence[Any]) -> Tensor:
+        """Scores (N,) of each expert, in their order -> scores (N,)."""
+        values = self.p_values(scores)
         return sum(
             (-self.weights[name] * torch.log(p) for name, p in values.items()), torch.zeros(())
         )
 
-    def p_values(self, images: Tensor) -> dict[str, Tensor]:
+    def p_values(self, scores: Sequence[Any]) -> dict[str, Tensor]:
         """Expert -> p-values (N,) in (0, 1], uniform on images like the training images."""
         return {
-            name: torch.from_numpy(conformal_p_values(expert.normals, expert(images)))
-            for name, expert in self.experts.items()
+            name: torch.from_numpy(conformal_p_values(expert.normals, each))
+            for (name, expert), each in zip(self.experts.items(), scores, strict=True)
         }
 
 
@@ -50,12 +54,13 @@ def trust(accuracy: float) -> float:
     return max(0.0, (accuracy - 1 / TURNS) / (1 - 1 / TURNS))
 
 
-def fused(split: Split, settings: Settings, rotation_network: Trained) -> FusedScorer:
+def fused(
+    split: Split, settings: Settings, patches: PatchScorer, rotation: RotationScorer
+) -> FusedScorer:
     """The row Fused: Patches, and Rotation times `rotation_weight` as far as its turns are right.
 
     The weight is one for a data set, whatever the scenario.
     """
-    turning = rotation(split, settings, rotation_network)
-    weight = settings.rotation_weight * trust(turning.accuracy)
-    experts = {"Patches": patches(split, settings), "Rotation": turning}
+    weight = settings.rotation_weight * trust(rotation.accuracy)
+    experts = {"Patches": patches, "Rotation": rotation}
     return FusedScorer(experts, {"Patches": 1.0, "Rotation": weight})

@@ -55,6 +55,7 @@ class Study:
     threads: int
     progress: bool = True
     _loaded: dict[Path, Any] = field(default_factory=dict, compare=False, repr=False)
+    _scorers: dict[Path, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def root(self) -> Path:
@@ -108,10 +109,20 @@ class Study:
         return Settings(self.config, reads, device=self.device, progress=self.progress)
 
     def fit(self, name: str) -> Any:
-        """What the row's function returns, made now and not kept: a fitted Scorer, for example."""
-        needs = [self[need] for need in row(name).needs]
+        """What the row's function returns, made now, such as a fitted Scorer; nothing is written.
+
+        Scorers that others can join, having `normals`, are kept in memory for them.
+        """
+        function, needs = function_of(name), row(name).needs
+        if hasattr(typing.get_type_hints(function).get("return"), "join"):
+            given = [self._scorers.get(self.path(need)) or self.fit(need) for need in needs]
+        else:
+            given = [self[need] for need in needs]
         with seeded(self.config.seed):
-            return function_of(name)(self.split, self.settings(name), *needs)
+            made = function(self.split, self.settings(name), *given)
+        if hasattr(made, "normals"):
+            self._scorers[self.path(name)] = made
+        return made
 
     def with_settings(self, **settings: Any) -> Self:
         """The same split under other settings; ValueError for a wrong one."""
@@ -138,7 +149,7 @@ class Study:
         with atomic_folder(self.path(name)) as draft, seeded(self.config.seed):
             made = self.fit(name)
             if row(name).block:
-                scored = made if isinstance(made, Scored) else _applied(made, self.split)
+                scored = made if isinstance(made, Scored) else self._applied(name, made)
                 copies = self["copies"].test_in_train
                 found = measure(self.config, self.split, scored, method=name, copies=copies)
                 write_scores(draft, *found)
@@ -147,6 +158,17 @@ class Study:
             seconds = round(time.perf_counter() - started, 2)
             settings = settings_of(name, self.config)
             write_json(draft / RECORD, self.record(name, settings=settings, seconds=seconds))
+
+    def _applied(self, name: str, scorer: Any) -> Scored:
+        """The scores of a fitted method on calibration and test images."""
+        if hasattr(scorer, "join"):
+            known = [self[need] for need in row(name).needs]
+            calibrated, tested = map(scorer.join, zip(*(each[:2] for each in known), strict=True))
+        else:
+            calibrated, tested = map(scorer, (self.split.calibration, self.split.test))
+        method = getattr(scorer, "method", None)  # how a kernel method was solved
+        scores = np.asarray(calibrated, np.float64), np.asarray(tested, np.float64)
+        return Scored(*scores, extra={} if method is None else {"method": str(method)})
 
     def _read(self, name: str) -> Any:
         folder = self.path(name)
@@ -180,12 +202,3 @@ def open_study(
     split = load_split(config, progress=progress)
     places = Places(Path(runs), config, split_key(split))
     return Study(config, split, places, target, threads, progress)
-
-
-def _applied(scorer: Any, split: Split) -> Scored:
-    """The scores of a fitted method on calibration and test images."""
-    calibrated, tested = (
-        np.asarray(scorer(part), np.float64) for part in (split.calibration, split.test)
-    )
-    method = getattr(scorer, "method", None)  # how a kernel method was solved
-    return Scored(calibrated, tested, extra={} if method is None else {"method": str(method)})

@@ -28,12 +28,13 @@ class Row(NamedTuple):
     """A stage or a method: the function that makes it, and all that its artefact depends on.
 
     The function takes (split, settings, *needs). A stage returns a NamedTuple; a method, which is a
-    row with a `block`, returns a Scorer or Scored. It is named as "module:function", so that the
-    table can be read without importing torch, or given itself. `reads` are the settings it may
-    read. `shown_in` is the notebook that shows it. `version` grows when its code gives other
-    results. `protocol` is that of its result where it is not the configuration's. `paper` is its
-    name in the paper's tables, `block` the part of our tables in which it stands. Rows that are not
-    `in_all` run only when they are named.
+    row with a `block`, returns a Scorer or Scored. A method that needs others is given their
+    Scores, or, where its Scorer can `join` the scores of others, their Scorers. The function is
+    named as "module:function", so that the table can be read without importing torch, or given
+    itself. `reads` are the settings it may read. `shown_in` is the notebook that shows it.
+    `version` grows when its code gives other results. `protocol` is that of its result where it is
+    not the configuration's. `paper` is its name in the paper's tables, `block` the part of our
+    tables in which it stands. Rows that are not `in_all` run only when they are named.
     """
 
     function: str | Callable[..., Any]
@@ -53,7 +54,6 @@ _LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another 
 _TURNED = ("rotation_network",)
 _OUTPUTS = ("clusters", "classifier", "outputs")
 _PATCHES = ("patch_features", "patch_images", "clusters")
-_WEIGHTED = (*_PATCHES, "rotation_weight")
 _FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER, "odin_factor")
 _DEEP = ("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective")
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
@@ -133,7 +133,13 @@ _OWN: dict[str, Row] = {
         in_all=False,
     ),
     "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, **_LONG),
-    "Fused": Row("clad_lib.methods.fused:fused", _TURNED, _WEIGHTED, version=2, **_LONG),
+    "Fused": Row(
+        "clad_lib.methods.fused:fused",
+        ("Patches", "Rotation"),
+        ("rotation_weight",),
+        version=2,
+        **_LONG,
+    ),
     "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }
 

@@ -42,7 +42,7 @@ def test_the_sum_by_brute_force():
 def test_p_values_are_uniform_on_fresh_normals():
     random = np.random.default_rng(1)
     scorer = FusedScorer({"a": Expert(random.normal(size=4000))}, {"a": 1.0})
-    p_values = scorer.p_values(images_of(random.normal(size=1000)))["a"]
+    p_values = scorer.p_values([random.normal(size=1000)])["a"]
     assert kstest(p_values, "uniform").pvalue > 0.01
 
 
@@ -57,3 +57,11 @@ def test_trust_is_nothing_at_chance_and_one_at_the_top():
     assert trust(0.25) == trust(0.1) == 0
     assert trust(1.0) == pytest.approx(1)
     assert trust(0.625) == pytest.approx(0.5)
+
+
+def test_scores_joined_are_the_scores_of_the_images():
+    normals, values = torch.linspace(-1, 1, 30), images_of([0.5, -0.2, 3.0])
+    experts = {"a": Expert(normals), "b": Expert(normals / 2)}
+    scorer = FusedScorer(experts, {"a": 1.0, "b": 0.3})
+    joined = scorer.join([expert(values).double().numpy() for expert in experts.values()])
+    assert torch.equal(joined, scorer(values))

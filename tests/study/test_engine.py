@@ -174,3 +174,9 @@ def test_what_a_row_may_read_is_what_it_names(study, monkeypatch):
     monkeypatch.setattr(stages, "rows", lambda: known)
     with pytest.raises(AttributeError, match="'temperature' is read but not declared"):
         study.fit("Greedy")
+
+
+def test_a_method_of_others_joins_the_scores_that_they_gave(study):
+    joined = study["Fused"]
+    assert [study.has(need) for need in ("Patches", "Rotation")] == [True, True]
+    np.testing.assert_array_equal(joined.test, study.fit("Fused")(study.split.test))
