@@ -16,16 +16,16 @@ Encoder = Literal["small", "large"]
 Stem = Literal["small", "full", "published"]
 Schedule = Literal["onecycle", "constant"]
 Optimiser = Literal["adam", "sgd"]
-Objective = Literal["soft", "hard"]
 Unit = Literal["pixel", "published"]
-PseudoLabels = Literal["patches", "none"]
 Protocol = Literal["clean", "oracle", "paper_compat", "pretrained"]
 
 MAY_BE_ZERO = ("seed", "epsilon", "min_steps", "dec_tolerance", "dec_epochs", "deep_min_steps")
 ABOVE_ZERO = (sys.float_info.min, math.inf, "above 0")  # at least, below, in words
-RANGES: dict[str, Any] = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0"))
-RANGES |= {"calibration": (sys.float_info.min, 1, "above 0 and below 1")}
-RANGES |= {"clusters": (2, math.inf, "of at least 2")}  # one leaves nothing to classify
+RANGES: dict[str, Any] = {
+    **dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0")),
+    "calibration": (sys.float_info.min, 1, "above 0 and below 1"),
+    "clusters": (2, math.inf, "of at least 2"),  # one leaves nothing to classify
+}
 IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}
 
 
@@ -84,7 +84,7 @@ class Config:
     deep_pretraining: int = 10  # epochs of DeepSVDD's autoencoder; the last third at a tenth of lr
     deep_training: int = 10  # epochs of DeepSVDD itself, likewise
     deep_min_steps: int = 1000  # as min_steps, for each of the two
-    deep_objective: Objective = "hard"
+    deep_objective: Literal["soft", "hard"] = "hard"
 
     # choosing without anomalies: pseudo-classes withheld as simulated anomalies
     folds: int = 2
@@ -96,7 +96,8 @@ class Config:
     patch_images: int = 20_000  # training images remembered, at most
     rotation_views: int = 32_000  # turned images that the rotation network is trained on
     rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
-    rotation_labels: PseudoLabels = "patches"  # named with the turn: k-means on patches, or none
+    # named with the turn: k-means on patches, or none
+    rotation_labels: Literal["patches", "none"] = "patches"
 
     # the published code's defects, off unless measured on purpose (protocol paper_compat)
     noisy_latents: bool = False  # the encoder adds N(0, 1) sigma noise when it predicts too
@@ -224,10 +225,6 @@ def overrides_of(config: Config) -> dict[str, Any]:
     return {name: v for name, v in asdict(config).items() if v != getattr(plain, name)}
 
 
-class SettingError(AttributeError):
-    """A stage read a setting that its row in the table of stages does not declare."""
-
-
 class Settings:
     """A view of a Config that shows a stage only the settings its row declares, and the seed.
 
@@ -247,4 +244,4 @@ class Settings:
         return cls(config, _types(), device=device, progress=progress)
 
     def __getattr__(self, name: str) -> Any:
-        raise SettingError(f"{name!r} is read but not declared: add it to `reads` of its row")
+        raise AttributeError(f"{name!r} is read but not declared: add it to `reads` of its row")

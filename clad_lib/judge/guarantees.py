@@ -23,7 +23,7 @@ from clad_lib.judge.bands import (  # noqa: F401  what `guarantees` offers too
     false_alarm_band,
 )
 from clad_lib.judge.counting import finite, share
-from clad_lib.judge.exchangeability import Exchangeability, exchangeability  # noqa: F401
+from clad_lib.judge.drift import Exchangeability, exchangeability  # noqa: F401
 
 CONDITIONAL, MARGINAL, NONE = "calibration-conditional", "marginal", "none"
 

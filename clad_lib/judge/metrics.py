@@ -99,13 +99,6 @@ def best_f1(scores: ArrayLike, anomaly: ArrayLike) -> Confusion:
     return f1_at(values, truth, lines[f1.argmax()])
 
 
-def flipped_auroc(value: float) -> float:
-    """PAPER_COMPAT: max(a, 1 - a), as the published code reports; never a clean result."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"AUROC is {value!r}: expected a number in [0, 1], as `auroc` gives")
-    return max(value, 1 - value)
-
-
 def hard_decision_auroc(scores: ArrayLike, threshold: float, anomaly: ArrayLike) -> float:
     """PAPER_COMPAT: AUROC of the +-1 decisions score > threshold, as for the published SVDD.
 

@@ -8,7 +8,7 @@ by how much nearer than average each centroid is, pooled over the cells of a gri
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -160,7 +160,7 @@ class PatchScorer(PartScorer):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> PatchScorer:
+    def from_state(cls, state: dict[str, Tensor]) -> Self:
         """The scorer whose `state` this is."""
         count = sum(name.endswith(".layout") for name in state)
 

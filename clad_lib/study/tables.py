@@ -121,16 +121,3 @@ def sweep(frame: pd.DataFrame, dataset: str, setting: str, *, method: str = "ODI
     table = table.assign(value=value).dropna(subset="value")
     many = table.groupby("scenario").value.transform("nunique") > 1
     return table[many].sort_values(["scenario", "value"], ignore_index=True)
-
-
-def cannot_be_told(table: pd.DataFrame, pairs: pd.DataFrame, level: float = 0.05) -> set[tuple]:
-    """(data set, scenario, method) of the best clean method and all that cannot be told from it.
-
-    `table` is `summary`'s for one profile, `pairs` is `comparisons`'. A rival without a comparison
-    is not counted as equal.
-    """
-    best = table[table["rank"] == 1].drop_duplicates(PLACE)
-    close = pairs[(pairs.p >= level) & (pairs.settings.fillna("") == "")]
-    close = close.merge(best[[*PLACE, "method"]].rename(columns={"method": "best"}))
-    found = pd.concat([best, close])
-    return set(found[[*PLACE, "method"]].itertuples(index=False, name=None))
