@@ -174,22 +174,20 @@ def published(dataset: str, scenario: str) -> dict[str, Any]:
     return facts["published"] | row.get("published", {})
 
 
-@cache
-def _types() -> dict[str, Any]:
-    return typing.get_type_hints(Config)
+TYPES = typing.get_type_hints(Config)  # setting -> type
 
 
 def check_fields(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with each one checked against its field of Config; an int may stand for a float."""
     for name, value in values.items():
-        if name not in _types():
-            raise ValueError(unknown("setting", name, _types()))
-        check_type(name, value, _types()[name])
+        if name not in TYPES:
+            raise ValueError(unknown("setting", name, TYPES))
+        check_type(name, value, TYPES[name])
         least, below, words = RANGES.get(name, ABOVE_ZERO)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and not least <= value < below:
             raise ValueError(f"{name} is {value!r}: expected a finite number {words}")
-    return {name: float(v) if _types()[name] is float else v for name, v in values.items()}
+    return {name: float(v) if TYPES[name] is float else v for name, v in values.items()}
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
@@ -241,7 +239,7 @@ class Settings:
     @classmethod
     def everything(cls, config: Config, *, device: Any = None, progress: bool = False) -> Self:
         """A view of all settings, for a stage function called outside the table of stages."""
-        return cls(config, _types(), device=device, progress=progress)
+        return cls(config, TYPES, device=device, progress=progress)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{name!r} is read but not declared: add it to `reads` of its row")

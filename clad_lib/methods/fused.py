@@ -11,9 +11,9 @@ from clad_lib.clad.networks import Trained
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.judge.guarantees import conformal_p_values
-from clad_lib.methods.distances import PartScorer
 from clad_lib.methods.patches import patches
 from clad_lib.methods.rotation import TURNS, rotation
+from clad_lib.methods.scorers import PartScorer
 
 
 class FusedScorer:

@@ -21,7 +21,6 @@ from clad_lib.methods.distances import (
     NEAREST,
     SCORES,
     Memory,
-    PartScorer,
     distances,
     k_means,
     neighbours,
@@ -29,7 +28,7 @@ from clad_lib.methods.distances import (
     squared_distances,
     with_cluster,
 )
-from clad_lib.methods.scorers import check_shape, check_training
+from clad_lib.methods.scorers import PartScorer, check_shape, check_training
 
 CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat
 WHITENING = 0.1  # added to the eigenvalues of the patches' covariance

@@ -1,9 +1,9 @@
-"""What the fitted methods share: what they ask of images, and the scorer that they return."""
+"""What the methods share: what they ask of images, and the scorers that they return."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clad_lib.clad.training import as_unit
+from clad_lib.methods.distances import SMALLEST
 
 
 class NotApplicable(ValueError):
@@ -28,6 +29,39 @@ class FittedScorer:
         """The score of each image; ValueError for another shape than the training images'."""
         check_shape(images, self.shape)
         return self.score(images)
+
+
+class PartScorer:
+    """Images (N, C, S, S) -> scores (N,): the mean of several parts, made comparable.
+
+    A part is the logarithm of a distance, less its median over training images that it was not
+    fitted to, over their median absolute deviation. `own` (n, parts) are the distances of those
+    images, `normals` (n,) their scores. A kind of scorer says how images get their `distances`.
+    """
+
+    def __init__(self, names: Sequence[str], shape: tuple[int, ...], own: Tensor):
+        self.names, self.shape, self.own = names, shape, own
+        logarithms = own.clamp_min(SMALLEST).log()
+        self.centre = logarithms.median(0).values
+        self.spread = (logarithms - self.centre).abs().median(0).values.clamp_min(1e-6)
+        self.normals = self._comparable(own).mean(1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S), uint8 or float32 in [0, 1] -> scores (N,) on the CPU."""
+        return torch.stack(list(self.parts(images).values())).mean(0)
+
+    def parts(self, images: Tensor) -> dict[str, Tensor]:
+        """Name of a part, such as "local density, 8 pixels" -> its scores (N,) on the CPU."""
+        check_shape(images, self.shape)
+        scores = self._comparable(self.distances(images).cpu())
+        return dict(zip(self.names, scores.T, strict=True))
+
+    def distances(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) -> distances (N, parts)."""
+        raise NotImplementedError
+
+    def _comparable(self, found: Tensor) -> Tensor:
+        return (found.clamp_min(SMALLEST).log() - self.centre) / self.spread
 
 
 def check_shape(images: Tensor, shape: tuple[int, ...]) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from clad_lib.config import datasets
+from clad_lib.config import datasets, make_config
 from clad_lib.judge import metrics
 from clad_lib.study.measure import compare
-from clad_lib.study.results import paper_results, plain_config
+from clad_lib.study.results import paper_results
 from clad_lib.study.stages import rows
 
 PLACE = ["dataset", "scenario"]
@@ -116,7 +116,7 @@ def sweep(frame: pd.DataFrame, dataset: str, setting: str, *, method: str = "ODI
     table = summary(frame[(frame.dataset == dataset) & (frame.method == method)])
     table = table[table.profile == "fast"]
     other = table.settings.str.extract(rf"^{re.escape(setting)}=([^, ]+)$")[0]
-    plain = [getattr(plain_config(dataset, name, "fast"), setting) for name in table.scenario]
+    plain = [getattr(make_config(dataset, name), setting) for name in table.scenario]
     value = pd.to_numeric(other, errors="coerce").where(table.settings != "", plain)
     table = table.assign(value=value).dropna(subset="value")
     many = table.groupby("scenario").value.transform("nunique") > 1
