@@ -125,8 +125,14 @@ def batch(
     if dry_run:
         typer.echo(engine.overview(planned, workers))
         return
-    options: Any = dict(name=read.name, scheduler=scheduler, retry_failed=retry_failed)
-    report = engine.run_batch(planned, workers=workers, device=device, **options)
+    report = engine.run_batch(
+        planned,
+        name=read.name,
+        workers=workers,
+        scheduler=scheduler,
+        device=device,
+        retry_failed=retry_failed,
+    )
     page = write_batch_report(read.title, report, root / "batches" / f"{read.name}.html")
     typer.echo("\n".join([*engine.in_words(read.title, report), f"report: {page}"]))
     raise typer.Exit(1 if report.lacking else 0)
