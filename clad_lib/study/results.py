@@ -121,9 +121,9 @@ def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
         raise ValueError(f"SQL failed ({first}): the views are {views}") from error
 
 
-def committed(name: str = "measured.csv") -> pd.DataFrame:
-    """The measurements that come with the project: measured.csv or comparisons.csv."""
-    path = project_folder("results") / name
+def committed() -> pd.DataFrame:
+    """The measurements that come with the project."""
+    path = project_folder("results") / "measured.csv"
     return pd.read_csv(path, dtype={"scenario": str, "settings": str}).fillna({"settings": ""})
 
 
