@@ -1,7 +1,5 @@
 """Deep Embedded Clustering (Xie, Girshick, Farhadi 2016): latents become pseudo-labels."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable

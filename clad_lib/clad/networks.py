@@ -1,7 +1,5 @@
 """The networks: the published autoencoder, and ResNet-18 with a stem for small images."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One loop that trains every network, one pass that applies it, and CLAD's two trainings."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Labelled images, and the folder in which they are kept once they are decoded."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Metrics from counts of each class at each distinct score, of the data and of resamples."""
 
-from __future__ import annotations
-
 import math
 import warnings
 

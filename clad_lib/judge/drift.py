@@ -5,8 +5,6 @@ by a conformal test martingale: capital that bets against "all scores so far are
 Nobody can expect to win against what is true, so that a large capital is evidence of a change.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left, bisect_right
 from typing import NamedTuple

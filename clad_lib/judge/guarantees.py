@@ -6,8 +6,6 @@ from one population. Frames of one track are not: `one_per_track` keeps one of e
 strictly, so that ties only ever make a bound safer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cache

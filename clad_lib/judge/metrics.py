@@ -3,8 +3,6 @@
 Intervals are bootstrapped over images or tracks; over seeds they add Student's t.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

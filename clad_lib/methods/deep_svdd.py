@@ -1,7 +1,5 @@
 """Deep SVDD: a bias-free network trained to map normal images close to one fixed centre."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Four distances from points to remembered ones, on any device."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Several experts as one score, made comparable by normal images that they were not fitted to."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """One-class SVM and support vector data description: one boundary, an RBF kernel on pixels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

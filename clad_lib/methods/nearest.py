@@ -1,7 +1,5 @@
 """The controls, which learn next to nothing, and the check before training by the same distance."""
 
-from __future__ import annotations
-
 import io
 from typing import NamedTuple
 

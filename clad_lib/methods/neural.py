@@ -1,7 +1,5 @@
 """OCNN and OCCNN: one boundary, drawn by a small network on the autoencoder's features."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -5,8 +5,6 @@ learning": patches are normalised and whitened, k-means finds K centroids, and a
 by how much nearer than average each centroid is, pooled over the cells of a grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 

@@ -5,8 +5,6 @@ the optional extra `pretrained`. ImageNet overlaps other data sets of photograph
 entirely, so that these scores have the protocol `pretrained`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

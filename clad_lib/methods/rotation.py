@@ -5,8 +5,6 @@ classes: the network names the cluster and the turn of an image together. On pho
 the turn alone.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the methods share: what they ask of images, and the scorers that they return."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
