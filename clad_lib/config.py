@@ -24,6 +24,7 @@ ABOVE_ZERO = (sys.float_info.min, math.inf, "above 0")  # at least, below, in wo
 RANGES: dict[str, Any] = {
     **dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0")),
     "calibration": (sys.float_info.min, 1, "above 0 and below 1"),
+    "nu": (sys.float_info.min, math.nextafter(1, 2), "above 0, at most 1"),
     "clusters": (2, math.inf, "of at least 2"),  # one leaves nothing to classify
 }
 IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}

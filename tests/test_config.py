@@ -78,6 +78,8 @@ def test_any_defect_makes_the_protocol_paper_compat(defect):
         ("temperature", float("inf"), "finite"),
         ("temperature", 0, "above 0"),
         ("calibration", 1.0, "above 0 and below 1"),
+        ("nu", 1.01, "above 0, at most 1"),
+        ("nu", 0, "above 0, at most 1"),
         ("stem", "tiny", "'small'"),
         ("seed", -1, "at least 0"),
         ("split", "other", "by_writer"),

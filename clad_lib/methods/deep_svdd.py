@@ -101,7 +101,7 @@ def deep_svdd(split: Split, settings: Settings) -> FittedScorer:
     for images that are not square or hold NaN, NotApplicable for fewer than 2 images, TrainingError
     for a collapsed sphere.
     """
-    check_training(split.train, least=2, nu=settings.nu)
+    check_training(split.train, least=2)
     _, channels, height, width = split.train.shape
     if height != width:
         raise ValueError(

@@ -70,11 +70,11 @@ def check_shape(images: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_training(images: Tensor, *, least: int = 1, nu: float = 0.1) -> None:
-    """Refuse images and a share `nu` to which no method can be fitted.
+def check_training(images: Tensor, *, least: int = 1) -> None:
+    """Refuse images to which no method can be fitted.
 
-    Raises NotApplicable for fewer than `least` images, ValueError for other than (N, C, H, W), for
-    NaN or infinite pixels, and for `nu` outside (0, 1].
+    Raises NotApplicable for fewer than `least` images, ValueError for other than (N, C, H, W) and
+    for NaN or infinite pixels.
     """
     if images.ndim != 4:
         raise ValueError(f"images are {tuple(images.shape)}: expected (N, C, H, W); add an axis")
@@ -82,8 +82,6 @@ def check_training(images: Tensor, *, least: int = 1, nu: float = 0.1) -> None:
         raise NotApplicable(f"got {len(images)} training image(s): expected {least} or more")
     if images.is_floating_point() and not torch.isfinite(images).all():
         raise ValueError("images hold NaN or infinite values: expected finite pixels; repair them")
-    if not 0 < nu <= 1:
-        raise ValueError(f"nu is {nu!r}: expected a share of the training images in (0, 1]")
 
 
 def pixels(images: Tensor) -> Tensor:
