@@ -7,8 +7,6 @@
 What a user may call is imported when it is first used.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -46,6 +46,7 @@ def _version(
 
 @app.command()
 def study(
+    context: typer.Context,
     dataset: Dataset = "digits",
     scenario: Scenario = "MIX",
     profile: Profile = "fast",
@@ -62,16 +63,7 @@ def study(
     from clad_lib.study.notebooks import choose_notebooks
 
     chosen = choose_notebooks(notebooks)  # this and the next fail before any kernel
-    opened = open_run(
-        runs,
-        settings,
-        device=device,
-        dataset=dataset,
-        scenario=scenario,
-        profile=profile,
-        seed=seed,
-        size=size,
-    )
+    opened = open_run(context.params)
     planned = jobs.plan_study(opened.places, chosen, opened.folder)
     ended = batch.run_batch(planned, name="study", device=device, retry_failed=True, say=typer.echo)
     typer.echo("\n".join(closing_lines(opened, ended)))
@@ -80,6 +72,7 @@ def study(
 
 @app.command()
 def run(
+    context: typer.Context,
     dataset: Dataset = "digits",
     scenario: Scenario = "MIX",
     profile: Profile = "fast",
@@ -97,17 +90,7 @@ def run(
     from clad_lib.study import words
 
     wanted, failed = stages.choose_methods(methods), {}
-    opened = open_run(
-        runs,
-        settings,
-        device=device,
-        threads=threads,
-        dataset=dataset,
-        scenario=scenario,
-        profile=profile,
-        seed=seed,
-        size=size,
-    )
+    opened = open_run(context.params)
     for name in wanted:
         try:
             _ = opened[name]
@@ -142,8 +125,14 @@ def batch(
     if dry_run:
         typer.echo(engine.overview(planned, workers))
         return
-    options: Any = dict(name=read.name, scheduler=scheduler, retry_failed=retry_failed)
-    report = engine.run_batch(planned, workers=workers, device=device, **options)
+    report = engine.run_batch(
+        planned,
+        name=read.name,
+        workers=workers,
+        scheduler=scheduler,
+        device=device,
+        retry_failed=retry_failed,
+    )
     page = write_batch_report(read.title, report, root / "batches" / f"{read.name}.html")
     typer.echo("\n".join([*engine.in_words(read.title, report), f"report: {page}"]))
     raise typer.Exit(1 if report.lacking else 0)
@@ -151,6 +140,7 @@ def batch(
 
 @app.command()
 def dashboard(
+    context: typer.Context,
     dataset: Dataset = "digits",
     scenario: Scenario = "MIX",
     profile: Profile = "fast",
@@ -168,43 +158,28 @@ def dashboard(
     """Serve the explorers of a finished run as a web page without code (Voila)."""
     from clad_lib.study.dashboard import serve
 
-    opened = open_run(
-        runs,
-        settings,
-        device=device,
-        dataset=dataset,
-        scenario=scenario,
-        profile=profile,
-        seed=seed,
-        size=size,
-    )
+    opened = open_run(context.params)
     if not opened.has("ODIN"):
         typer.echo("this run has no scores yet: `clad study` with the same options makes them")
     typer.echo(f"http://{ip}:{port}  (ctrl-C ends it)")
     raise typer.Exit(serve(opened, ip=ip, port=port, browser=browser))
 
 
-def open_run(
-    runs: Path,
-    settings: list[str] | None = None,
-    *,
-    device: str = "auto",
-    threads: int = 1,
-    **options: Any,
-) -> Any:
-    """The Study that a command's options describe; what --set says comes last.
+def open_run(options: dict[str, Any]) -> Any:
+    """The Study that the options of a command describe; what --set says comes last.
 
     A value that is no Python literal is a string. Raises ValueError for other than name=value.
     """
     from clad_lib.study import engine
 
-    values = {name: value for name, value in options.items() if value is not None}
-    for setting in settings or ():
+    names = ("dataset", "scenario", "profile", "seed", "size")
+    values = {name: options[name] for name in names if options.get(name) is not None}
+    for setting in options.get("settings") or ():
         name, equals, text = setting.partition("=")
         if not equals or not name:
             raise ValueError(f"--set got {setting!r}: expected name=value, such as temperature=1")
         values[name] = text
         with suppress(ValueError, SyntaxError):
             values[name] = ast.literal_eval(text)
-    config = make_config(**values)
-    return engine.open_study(config, runs=runs.resolve(), device=device, threads=threads)
+    how = {name: options[name] for name in ("device", "threads") if name in options}
+    return engine.open_study(make_config(**values), runs=Path(options["runs"]).resolve(), **how)

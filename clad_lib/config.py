@@ -16,16 +16,17 @@ Encoder = Literal["small", "large"]
 Stem = Literal["small", "full", "published"]
 Schedule = Literal["onecycle", "constant"]
 Optimiser = Literal["adam", "sgd"]
-Objective = Literal["soft", "hard"]
 Unit = Literal["pixel", "published"]
-PseudoLabels = Literal["patches", "none"]
 Protocol = Literal["clean", "oracle", "paper_compat", "pretrained"]
 
 MAY_BE_ZERO = ("seed", "epsilon", "min_steps", "dec_tolerance", "dec_epochs", "deep_min_steps")
 ABOVE_ZERO = (sys.float_info.min, math.inf, "above 0")  # at least, below, in words
-RANGES: dict[str, Any] = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0"))
-RANGES |= {"calibration": (sys.float_info.min, 1, "above 0 and below 1")}
-RANGES |= {"clusters": (2, math.inf, "of at least 2")}  # one leaves nothing to classify
+RANGES: dict[str, Any] = {
+    **dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0")),
+    "calibration": (sys.float_info.min, 1, "above 0 and below 1"),
+    "nu": (sys.float_info.min, math.nextafter(1, 2), "above 0, at most 1"),
+    "clusters": (2, math.inf, "of at least 2"),  # one leaves nothing to classify
+}
 IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}
 
 
@@ -84,7 +85,7 @@ class Config:
     deep_pretraining: int = 10  # epochs of DeepSVDD's autoencoder; the last third at a tenth of lr
     deep_training: int = 10  # epochs of DeepSVDD itself, likewise
     deep_min_steps: int = 1000  # as min_steps, for each of the two
-    deep_objective: Objective = "hard"
+    deep_objective: Literal["soft", "hard"] = "hard"
 
     # choosing without anomalies: pseudo-classes withheld as simulated anomalies
     folds: int = 2
@@ -96,7 +97,8 @@ class Config:
     patch_images: int = 20_000  # training images remembered, at most
     rotation_views: int = 32_000  # turned images that the rotation network is trained on
     rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
-    rotation_labels: PseudoLabels = "patches"  # named with the turn: k-means on patches, or none
+    # named with the turn: k-means on patches, or none
+    rotation_labels: Literal["patches", "none"] = "patches"
 
     # the published code's defects, off unless measured on purpose (protocol paper_compat)
     noisy_latents: bool = False  # the encoder adds N(0, 1) sigma noise when it predicts too
@@ -173,22 +175,20 @@ def published(dataset: str, scenario: str) -> dict[str, Any]:
     return facts["published"] | row.get("published", {})
 
 
-@cache
-def _types() -> dict[str, Any]:
-    return typing.get_type_hints(Config)
+TYPES = typing.get_type_hints(Config)  # setting -> type
 
 
 def check_fields(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with each one checked against its field of Config; an int may stand for a float."""
     for name, value in values.items():
-        if name not in _types():
-            raise ValueError(unknown("setting", name, _types()))
-        check_type(name, value, _types()[name])
+        if name not in TYPES:
+            raise ValueError(unknown("setting", name, TYPES))
+        check_type(name, value, TYPES[name])
         least, below, words = RANGES.get(name, ABOVE_ZERO)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and not least <= value < below:
             raise ValueError(f"{name} is {value!r}: expected a finite number {words}")
-    return {name: float(v) if _types()[name] is float else v for name, v in values.items()}
+    return {name: float(v) if TYPES[name] is float else v for name, v in values.items()}
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
@@ -224,10 +224,6 @@ def overrides_of(config: Config) -> dict[str, Any]:
     return {name: v for name, v in asdict(config).items() if v != getattr(plain, name)}
 
 
-class SettingError(AttributeError):
-    """A stage read a setting that its row in the table of stages does not declare."""
-
-
 class Settings:
     """A view of a Config that shows a stage only the settings its row declares, and the seed.
 
@@ -244,7 +240,7 @@ class Settings:
     @classmethod
     def everything(cls, config: Config, *, device: Any = None, progress: bool = False) -> Self:
         """A view of all settings, for a stage function called outside the table of stages."""
-        return cls(config, _types(), device=device, progress=progress)
+        return cls(config, TYPES, device=device, progress=progress)
 
     def __getattr__(self, name: str) -> Any:
-        raise SettingError(f"{name!r} is read but not declared: add it to `reads` of its row")
+        raise AttributeError(f"{name!r} is read but not declared: add it to `reads` of its row")

@@ -11,6 +11,7 @@ from clad_lib.commands import Dataset, Runs, Scenario, Seed, app, open_run
 
 @app.command()
 def results(
+    context: typer.Context,
     sql: Annotated[str, typer.Argument(help="a question to the views `results` and `scores`")] = "",
     runs: Runs = Path("runs"),
     as_: Annotated[str, typer.Option("--format", help="text, markdown or csv")] = "text",
@@ -27,8 +28,8 @@ def results(
     from clad_lib.study import results as kept
 
     if add is not None:
-        opened = open_run(runs, dataset=dataset, scenario=scenario, seed=seed)
-        typer.echo(f"added to {measure.add_scores(opened, add, method)}")
+        added = measure.add_scores(open_run(context.params), add, method)
+        typer.echo(f"added to {added}")
     frame = kept.collect_some(runs)
     typer.echo(words.formatted(kept.query(frame, sql) if sql else tables.summary(frame), as_))
 
@@ -81,10 +82,10 @@ def runs(
 
 @app.command()
 def cache(clear: Annotated[bool, typer.Option(help="remove the decoded images")] = False) -> None:
-    """Show the cache of decoded images, or clear it."""
-    from clad_lib.data import cache
+    """Show the cache of decoded images, or clear it: they are decoded again when needed."""
+    from clad_lib.data.cache import cached_files
 
-    for path, megabytes in cache.cache_contents():
-        typer.echo(f"{megabytes:8.1f} MB  {path}")
-    if clear:
-        typer.echo(f"removed {cache.clear_cache()} files")
+    for path in cached_files():
+        typer.echo(f"{path.stat().st_size / 1e6:8.1f} MB  {path}{'  removed' if clear else ''}")
+        if clear:
+            path.unlink(missing_ok=True)

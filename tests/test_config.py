@@ -4,7 +4,6 @@ import pytest
 
 from clad_lib.config import (
     Config,
-    SettingError,
     Settings,
     _tables,
     check_fields,
@@ -79,6 +78,8 @@ def test_any_defect_makes_the_protocol_paper_compat(defect):
         ("temperature", float("inf"), "finite"),
         ("temperature", 0, "above 0"),
         ("calibration", 1.0, "above 0 and below 1"),
+        ("nu", 1.01, "above 0, at most 1"),
+        ("nu", 0, "above 0, at most 1"),
         ("stem", "tiny", "'small'"),
         ("seed", -1, "at least 0"),
         ("split", "other", "by_writer"),
@@ -104,7 +105,7 @@ def test_every_profile_and_data_set_holds_known_settings():
 def test_a_view_shows_only_what_is_declared():
     view = Settings(make_config(seed=5), ("latent",), device="here")
     assert (view.latent, view.seed, view.device, view.progress) == (10, 5, "here", True)
-    with pytest.raises(SettingError, match="'nu' is read but not declared"):
+    with pytest.raises(AttributeError, match="'nu' is read but not declared"):
         _ = view.nu
     assert Settings.everything(make_config()).nu == 0.1
 

@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,18 @@ def test_text_files_are_opened_as_utf_8(name):
     for node in ast.walk(MODULES[name]):
         if getattr(getattr(node, "func", None), "attr", "") in ("read_text", "write_text"):
             assert "encoding" in {keyword.arg for keyword in node.keywords}, ast.unparse(node)
+
+
+def test_every_file_of_the_package_travels_in_the_wheel():
+    known = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]
+    for path in (HOME / "clad_lib").rglob("*"):
+        package = ".".join(path.parent.relative_to(HOME).parts)
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            patterns = known["package-data"].get(package, ())
+            assert any(fnmatch(path.name, each) for each in patterns), path
+        assert package in known["packages"] or path.suffix in ("", ".pyc"), path
 
 
 def in_a_subprocess(code, *flags, **environment):

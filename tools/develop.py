@@ -29,10 +29,10 @@ from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
 from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
-from clad_lib.methods.distances import PartScorer
 from clad_lib.methods.fused import fused
 from clad_lib.methods.patches import patches
 from clad_lib.methods.rotation import fit_rotation, held_out, rotation, rotation_network
+from clad_lib.methods.scorers import PartScorer
 
 DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
 TABLE = Path(__file__).parents[1] / "results" / "development.csv"

@@ -8,11 +8,11 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parents[1]
 PACKAGE = "clad_lib"
 MOST = {
-    "statements": 6150,  # wanted: 3,800; it may only fall
+    "statements": 6095,  # wanted: 3,800; it may only fall
     "columns": 100,
     "lines a module": 250,
     "lines a function": 40,
-    "depth": 8,  # wanted: 7
+    "depth": 7,
 }
 
 

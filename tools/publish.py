@@ -121,7 +121,7 @@ def made_tables(folder: Path = RESULTS) -> dict[str, str]:
     path = folder / "comparisons.csv"
     nothing = tables.comparisons(frame.iloc[:0].assign(folder=""))
     pairs = pd.read_csv(path, dtype={"scenario": str}) if path.is_file() else nothing
-    best = tables.cannot_be_told(table, pairs)
+    best = cannot_be_told(table, pairs)
     groups = table[table.scenario.str.isupper()], table[~table.scenario.str.isupper()]
     paper = ["ODIN", *FIRST[1:]]
     return {
@@ -130,6 +130,19 @@ def made_tables(folder: Path = RESULTS) -> dict[str, str]:
         "scores": markdown(groups[0], SCORES, best),
         "single": markdown(groups[1], [*paper, *BEYOND], best, paper=True),
     }
+
+
+def cannot_be_told(table: pd.DataFrame, pairs: pd.DataFrame, level: float = 0.05) -> set[tuple]:
+    """(data set, scenario, method) of the best clean method and all that cannot be told from it.
+
+    `table` is `summary`'s for one profile, `pairs` is `comparisons`'. A rival without a comparison
+    is not counted as equal.
+    """
+    best = table[table["rank"] == 1].drop_duplicates(tables.PLACE)
+    close = pairs[(pairs.p >= level) & (pairs.settings.fillna("") == "")]
+    close = close.merge(best[[*tables.PLACE, "method"]].rename(columns={"method": "best"}))
+    found = pd.concat([best, close])
+    return set(found[[*tables.PLACE, "method"]].itertuples(index=False, name=None))
 
 
 def markdown(

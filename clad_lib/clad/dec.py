@@ -1,7 +1,5 @@
 """Deep Embedded Clustering (Xie, Girshick, Farhadi 2016): latents become pseudo-labels."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable
@@ -69,9 +67,6 @@ class DEC(nn.Module):
         return soft_assignment(self.autoencoder.encode(images), self.centroids)
 
 
-Watch = Callable[[DEC], object]  # `id`, the default, changes nothing
-
-
 def kmeans(latents: np.ndarray, clusters: int, *, inits: int, seed: int) -> KMeans:
     """scikit-learn's k-means of latents (N, D), the best of `inits` starts; same seed, same bits.
 
@@ -87,7 +82,11 @@ def kmeans(latents: np.ndarray, clusters: int, *, inits: int, seed: int) -> KMea
 
 
 def clusters(
-    split: Split, settings: Settings, autoencoder: Trained, *, watch: Watch = id
+    split: Split,
+    settings: Settings,
+    autoencoder: Trained,
+    *,
+    watch: Callable[[DEC], object] = id,  # which changes nothing
 ) -> Clusters:
     """Stage 2: DEC's pseudo-labels of the training images.
 
@@ -124,9 +123,9 @@ def clusters(
         watch(model)
         return churn[-1] < settings.dec_tolerance
 
-    options = options_of("dec", settings) | dict(on_epoch_end=settled, title="DEC")
-    options |= dict(epochs=settings.dec_epochs, optimizer=settings.dec_optimizer)
-    losses = fit(model, divergence, images, target, shuffle=not settings.batch_target, **options)
+    options = options_of("dec", settings) | dict(optimizer=settings.dec_optimizer, title="DEC")
+    how = dict(shuffle=not settings.batch_target, on_epoch_end=settled)
+    losses = fit(model, divergence, images, target, **options, **how)
     labels, dead = soft.numpy().argmax(1), len(cluster_health(soft.numpy()).dead)
     if dead:
         warnings.warn(EMPTY.format(dead, settings.clusters), stacklevel=2)

@@ -1,7 +1,5 @@
 """A map of the latents: t-SNE by MulticoreTSNE or openTSNE, the same bits for the same seed."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import warnings

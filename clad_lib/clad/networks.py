@@ -1,7 +1,5 @@
 """The networks: the published autoencoder, and ResNet-18 with a stem for small images."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,12 +76,10 @@ class Standardise(nn.Module):
     `mean` and `std` (C,) are 0 and 1 where they are not given, as before weights are loaded.
     """
 
-    def __init__(self, channels: int, mean: Tensor | None = None, std: Tensor | None = None):
+    def __init__(self, channels: int, mean: Tensor | float = 0.0, std: Tensor | float = 1.0):
         super().__init__()
-        mean = torch.zeros(channels) if mean is None else mean
-        std = torch.ones(channels) if std is None else std
-        self.mean = nn.Buffer(mean.reshape(-1, 1, 1).clone())
-        self.std = nn.Buffer(std.reshape(-1, 1, 1).clone())
+        self.mean = nn.Buffer(torch.zeros(channels, 1, 1) + torch.as_tensor(mean).view(-1, 1, 1))
+        self.std = nn.Buffer(torch.zeros(channels, 1, 1) + torch.as_tensor(std).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
@@ -159,7 +155,28 @@ def _double_level(inputs: int, outputs: int) -> list[nn.Module]:
     return [first, nn.BatchNorm2d(outputs), nn.ELU(), second, nn.BatchNorm2d(outputs), nn.ELU()]
 
 
-class ResNet18(nn.Module):
+class Classifier(nn.Module):
+    """Images, standardised, through a `trunk` to features, which a `head` turns into logits."""
+
+    standardise: nn.Module
+    trunk: nn.Module
+    head: nn.Linear
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) in [0, 1] -> penultimate features (N, D)."""
+        return self.trunk(self.standardise(images))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> logits (N, K), in float32: ODIN divides them by up to 1000."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) in [0, 1] -> logits (N, K)."""
+        return self.logits(self.features(images))
+
+
+class ResNet18(Classifier):
     """torchvision's ResNet-18 (He et al. 2016) with standardisation inside and a stem of its own.
 
     Stem `small`: a small convolution and the max-pool, so that the first block sees about 8 pixels
@@ -189,21 +206,8 @@ class ResNet18(nn.Module):
             block.conv1, block.conv2 = SmallMapConv2d(block.conv1), SmallMapConv2d(block.conv2)
         self.head, self.trunk.fc = self.trunk.fc, nn.Identity()
 
-    def features(self, images: Tensor) -> Tensor:
-        """Images (N, C, S, S) in [0, 1] -> penultimate features (N, 512)."""
-        return self.trunk(self.standardise(images))
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Features (N, 512) -> logits (N, K), in float32: ODIN divides them by up to 1000."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.head(features.float())
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (N, C, S, S) in [0, 1] -> logits (N, K)."""
-        return self.logits(self.features(images))
-
-
-class PlainNet(nn.Module):
+class PlainNet(Classifier):
     """Seven 3x3 convolutions with batch norm and GELU, and the mean over the last map.
 
     In the manner of airbench (Jordan 2024): no shortcuts and few filters at high resolution, so
@@ -227,8 +231,6 @@ class PlainNet(nn.Module):
             nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         )  # fmt: skip
         self.head = nn.Linear(256, classes)
-
-    features, logits, forward = ResNet18.features, ResNet18.logits, ResNet18.forward
 
 
 def _gelu_level(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:

@@ -3,8 +3,6 @@
 Higher = more anomalous, always. All of them return float64 on the CPU.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

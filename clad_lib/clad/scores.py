@@ -1,7 +1,5 @@
 """Anomaly scores of a split from its classifier: ODIN, and those that need one pass alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple

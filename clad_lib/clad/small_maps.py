@@ -1,7 +1,5 @@
 """Convolutions on maps of a few pixels, whose weight gradient some processors compute slowly."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, unfold

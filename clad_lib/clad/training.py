@@ -1,7 +1,5 @@
 """One loop that trains every network, one pass that applies it, and CLAD's two trainings."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable
@@ -189,9 +187,9 @@ def evaluating(model: nn.Module):
 
 def options_of(stage: str, settings: Settings) -> dict[str, Any]:
     """What `fit` takes from the settings of a stage: `ae`, `dec` or `clf`, as their names begin."""
-    shared = dict(min_steps=settings.min_steps, seed=settings.seed, progress=settings.progress)
-    batch_size, lr = (getattr(settings, f"{stage}_{name}") for name in ("batch", "lr"))
-    return shared | dict(batch_size=batch_size, lr=lr)
+    named = dict(epochs="epochs", batch_size="batch", lr="lr")
+    own = {option: getattr(settings, f"{stage}_{name}") for option, name in named.items()}
+    return own | {name: getattr(settings, name) for name in ("min_steps", "seed", "progress")}
 
 
 def autoencoder(split: Split, settings: Settings) -> Trained:
@@ -212,8 +210,8 @@ def autoencoder(split: Split, settings: Settings) -> Trained:
         with precision(images.device):
             return mse_loss(model(images).float(), images)
 
-    by = dict(epochs=settings.ae_epochs, schedule=settings.ae_schedule, title="autoencoder")
-    return Trained(model, fit(model, loss, split.train, **options_of("ae", settings), **by))
+    options = options_of("ae", settings) | dict(schedule=settings.ae_schedule, title="autoencoder")
+    return Trained(model, fit(model, loss, split.train, **options))
 
 
 def classifier(split: Split, settings: Settings, clusters: Clusters) -> Trained:
@@ -245,6 +243,6 @@ def train_classifier(
             return cross_entropy(model(images), labels)
 
     options = options_of("clf", settings) | dict(schedule=settings.clf_schedule, title=title)
-    options["min_steps"] //= 1 if epochs is None else 2
-    options["epochs"] = epochs or settings.clf_epochs
+    if epochs is not None:
+        options |= dict(epochs=epochs, min_steps=settings.min_steps // 2)
     return Trained(model, fit(model, loss, images, labels, **options))

@@ -1,7 +1,5 @@
 """Labelled images, and the folder in which they are kept once they are decoded."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -41,18 +39,9 @@ def cache_folder(cache: str | Path | None = None) -> Path:
     return Path(cache or os.environ.get("CLAD_CACHE") or home)
 
 
-def cache_contents(cache: str | Path | None = None) -> list[tuple[Path, float]]:
-    """The files of decoded images and their megabytes; downloads lie beside, in `downloads`."""
-    found = sorted(cache_folder(cache).glob(PATTERN))
-    return [(file, file.stat().st_size / 1e6) for file in found]
-
-
-def clear_cache(cache: str | Path | None = None) -> int:
-    """Remove the decoded images, which are decoded again when needed; returns how many files."""
-    contents = cache_contents(cache)
-    for path, _ in contents:
-        path.unlink(missing_ok=True)
-    return len(contents)
+def cached_files(cache: str | Path | None = None) -> list[Path]:
+    """The files of decoded images; downloads lie beside, in `downloads`."""
+    return sorted(cache_folder(cache).glob(PATTERN))
 
 
 def cached(path: Path, make: Callable[[], ImageData]) -> ImageData:

@@ -1,7 +1,5 @@
 """Images that are not independent of each other: exact and near copies, and lost tracks."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from typing import Any, NamedTuple

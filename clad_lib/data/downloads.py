@@ -1,7 +1,5 @@
 """Published data sets as they come: Parquet of the Hugging Face layout, torchvision, a zip."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Which classes are normal, and the split of a data set into training, calibration and test."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

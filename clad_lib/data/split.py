@@ -1,7 +1,5 @@
 """A split of normal and anomalous images, as everything that trains, scores or judges gets it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Bounds on the false-alarm rate that hold at all thresholds at once."""
 
-from __future__ import annotations
-
 import math
 from functools import cache
 from typing import NamedTuple

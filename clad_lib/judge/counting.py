@@ -1,6 +1,4 @@
-"""Metrics from counts of each class at each distinct score: one formula for data and resamples."""
-
-from __future__ import annotations
+"""Metrics from counts of each class at each distinct score, of the data and of resamples."""
 
 import math
 import warnings
@@ -15,67 +13,53 @@ class ConstantScores(UserWarning):
     """All scores are equal: the metrics are those of a guess; most likely the model collapsed."""
 
 
-def auroc(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
-    """Chance that an anomaly scores above a normal image, ties counting half.
+def area(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """AUROC: the chance that an anomaly scores above a normal image, ties counting half.
 
-    normal, anomalous: counts (R, G) of R samples at each of G distinct scores, rising -> (R,), as
-    for all METRICS. Equal to the formula with midranks.
+    normal, anomalous: counts (..., G) at each of G distinct scores, rising -> (...). Equal to the
+    formula with midranks.
     """
-    halves = 2 * np.cumsum(normal, 1) - normal  # (R, G), twice: normal images below + half level
-    return (anomalous * halves).sum(1) / (2 * normal.sum(1) * anomalous.sum(1))
+    halves = 2 * np.cumsum(normal, -1) - normal  # twice: normal images below + half level
+    return (anomalous * halves).sum(-1) / (2 * normal.sum(-1) * anomalous.sum(-1))
 
 
-def average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """sum_t (R_t - R_t-1) P_t; counts (R, G) by falling confidence in the positive class."""
-    hits = np.cumsum(positive, 1)
-    precision = hits / np.maximum(hits + np.cumsum(negative, 1), 1)
-    return (positive * precision).sum(1) / hits[:, -1]
+def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
+    """sum_t (R_t - R_t-1) P_t; counts (G,) by falling confidence in the positive class."""
+    hits = np.cumsum(positive)
+    precision = hits / np.maximum(hits + np.cumsum(negative), 1)
+    return float((positive * precision).sum() / hits[-1])
 
 
-def fpr95(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+def fpr95(normal: np.ndarray, anomalous: np.ndarray) -> float:
     """Share of anomalies accepted at the lowest threshold that accepts 95 % of normal images."""
-    accepted, missed = np.cumsum(normal, 1), np.cumsum(anomalous, 1)
-    line = (100 * accepted < 95 * accepted[:, -1:]).sum(1, keepdims=True)  # 0.95 n is not exact
-    return np.take_along_axis(missed, line, 1)[:, 0] / missed[:, -1]
-
-
-METRICS = {
-    "auroc": auroc,
-    "aupr_anomaly": lambda normal, anomalous: average_precision(
-        anomalous[:, ::-1], normal[:, ::-1]
-    ),
-    "aupr_normal": average_precision,  # normal images are found from the lowest score up
-    "fpr95": fpr95,
-}
+    line = (100 * np.cumsum(normal) < 95 * normal.sum()).sum()  # 0.95 n is not exact
+    return float(np.cumsum(anomalous)[line] / anomalous.sum())
 
 
 def counts(values: np.ndarray, truth: np.ndarray) -> list[np.ndarray]:
-    """Scores, anomaly (N,) -> counts (1, G) of normal images and of anomalies at each score."""
+    """Scores, anomaly (N,) -> counts (G,) of normal images and of anomalies at each score."""
     distinct, place = np.unique(values, return_inverse=True)
     if len(distinct) == 1:
         text = f"all {len(values)} scores are {distinct[0]:g}: AUROC is 0.5, a guess; no training?"
         warnings.warn(text, ConstantScores, stacklevel=3)
-    return [np.bincount(place[part], minlength=len(distinct))[None] for part in (~truth, truth)]
+    return [np.bincount(place[part], minlength=len(distinct)) for part in (~truth, truth)]
 
 
 def resampled(
     rows: np.ndarray,
     anomaly: ArrayLike,
-    metric: str,
     resamples: int,
     seed: int,
     units: ArrayLike | None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """A metric of M rows of scores, each (N,): of all images and of the same resamples of them.
+    """AUROC of M rows of scores, each (N,): of all images and of the same resamples of them.
 
-    Returns the metric (M,), its resamples (R, M), and the smaller number of `units` of the two
+    Returns the AUROC (M,), its resamples (R, M), and the smaller number of `units` of the two
     classes, inf without units. Normal images and anomalies, or whole units of them, are drawn
     apart. What is drawn adds to the count of its distinct score, so that ties stay exact.
     """
-    if metric not in METRICS or resamples < 2:
-        raise ValueError(
-            f"got {resamples} resamples of {metric!r}: expected 2 or more of {', '.join(METRICS)}"
-        )
+    if resamples < 2:
+        raise ValueError(f"got {resamples} resamples: expected 2 or more")
     values = [checked(row, anomaly)[0] for row in rows]
     truth = np.asarray(anomaly, dtype=bool)
     names = np.arange(len(truth)) if units is None else np.asarray(units)
@@ -100,8 +84,8 @@ def resampled(
             drawn = np.bincount(flat, minlength=chosen.size).reshape(chosen.shape)
             each[:, part] = drawn[:, owner]
         for column, (order, start) in enumerate(zip(orders, starts, strict=True)):
-            block[:, column] = METRICS[metric](*np.add.reduceat(times[..., order], start, axis=2))
-    observed = np.array([METRICS[metric](*counts(row, truth))[0] for row in values])
+            block[:, column] = area(*np.add.reduceat(times[..., order], start, axis=2))
+    observed = np.array([area(*counts(row, truth)) for row in values])
     return observed, draws, min(sizes) if units is not None else math.inf
 
 

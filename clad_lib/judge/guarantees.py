@@ -6,8 +6,6 @@ from one population. Frames of one track are not: `one_per_track` keeps one of e
 strictly, so that ties only ever make a bound safer.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -23,7 +21,7 @@ from clad_lib.judge.bands import (  # noqa: F401  what `guarantees` offers too
     false_alarm_band,
 )
 from clad_lib.judge.counting import finite, share
-from clad_lib.judge.exchangeability import Exchangeability, exchangeability  # noqa: F401
+from clad_lib.judge.drift import Exchangeability, exchangeability  # noqa: F401
 
 CONDITIONAL, MARGINAL, NONE = "calibration-conditional", "marginal", "none"
 

@@ -3,8 +3,6 @@
 Intervals are bootstrapped over images or tracks; over seeds they add Student's t.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -13,7 +11,16 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from clad_lib.judge.counting import METRICS, checked, counts, finite, resampled, share
+from clad_lib.judge.counting import (
+    area,
+    average_precision,
+    checked,
+    counts,
+    finite,
+    fpr95,
+    resampled,
+    share,
+)
 
 
 class Metrics(NamedTuple):
@@ -39,7 +46,7 @@ class Confusion(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A metric and its confidence interval; a published number below `low` has been exceeded."""
+    """AUROC and its confidence interval; a published number below `low` has been exceeded."""
 
     value: float
     low: float
@@ -47,7 +54,7 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One method's metric minus the other's, its interval, the two-sided p-value of equality."""
+    """One method's AUROC minus the other's, its interval, the two-sided p-value of equality."""
 
     difference: float
     low: float
@@ -67,7 +74,12 @@ def evaluate(scores: ArrayLike, anomaly: ArrayLike) -> Metrics:
     NaN or infinite, for lengths that differ, and where one of the two classes is absent.
     """
     normal, anomalous = counts(*checked(scores, anomaly))
-    return Metrics(*(float(metric(normal, anomalous)[0]) for metric in METRICS.values()))
+    return Metrics(
+        auroc=float(area(normal, anomalous)),
+        aupr_anomaly=average_precision(anomalous[::-1], normal[::-1]),
+        aupr_normal=average_precision(normal, anomalous),  # found from the lowest score up
+        fpr95=fpr95(normal, anomalous),
+    )
 
 
 def auroc(scores: ArrayLike, anomaly: ArrayLike) -> float:
@@ -93,17 +105,10 @@ def f1_at(scores: ArrayLike, anomaly: ArrayLike, threshold: ArrayLike) -> Confus
 def best_f1(scores: ArrayLike, anomaly: ArrayLike) -> Confusion:
     """ORACLE: alarms at the threshold with the largest F1, as published; never a clean result."""
     values, truth = checked(scores, anomaly)
-    normal, anomalous = (count[0, ::-1].cumsum()[::-1] for count in counts(values, truth))
+    normal, anomalous = (count[::-1].cumsum()[::-1] for count in counts(values, truth))
     f1 = 2 * anomalous / (truth.sum() + anomalous + normal)  # (G,) alarm from each score upwards
     lines = np.append(-np.inf, np.unique(values))  # alarms are strict: the next lower score
     return f1_at(values, truth, lines[f1.argmax()])
-
-
-def flipped_auroc(value: float) -> float:
-    """PAPER_COMPAT: max(a, 1 - a), as the published code reports; never a clean result."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"AUROC is {value!r}: expected a number in [0, 1], as `auroc` gives")
-    return max(value, 1 - value)
 
 
 def hard_decision_auroc(scores: ArrayLike, threshold: float, anomaly: ArrayLike) -> float:
@@ -131,13 +136,12 @@ def bootstrap(
     scores: ArrayLike,
     anomaly: ArrayLike,
     *,
-    metric: str = "auroc",
     resamples: int = 1000,
     level: float = 0.95,
     seed: int,
     units: ArrayLike | None = None,
 ) -> Interval:
-    """Percentile bootstrap interval of a metric (Efron & Tibshirani 1993); scores, anomaly (N,).
+    """Percentile bootstrap interval of AUROC (Efron & Tibshirani 1993); scores, anomaly (N,).
 
     Normal images and anomalies are resampled apart. `units` (N,) names what is independent of the
     rest, such as the track of each image: whole units are then drawn, and the percentiles are
@@ -151,7 +155,7 @@ def bootstrap(
     a class.
     """
     rows = np.asarray(scores)[None]
-    observed, draws, count = resampled(rows, anomaly, metric, resamples, seed, units)
+    observed, draws, count = resampled(rows, anomaly, resamples, seed, units)
     return Interval(float(observed[0]), *_percentiles(draws[:, 0], level, count))
 
 
@@ -160,7 +164,6 @@ def paired_comparison(
     other: ArrayLike,
     anomaly: ArrayLike,
     *,
-    metric: str = "auroc",
     resamples: int = 2000,
     level: float = 0.95,
     seed: int,
@@ -183,7 +186,7 @@ def paired_comparison(
             f"scores are {np.shape(one)} and {np.shape(other)}: expected both (N,), or (S, N)"
         )
     rows = np.vstack([one, other])
-    observed, draws, count = resampled(rows, anomaly, metric, resamples, seed, units)
+    observed, draws, count = resampled(rows, anomaly, resamples, seed, units)
     seeds = len(rows) // 2
     difference = observed[:seeds] - observed[seeds:]  # (S,)
     drawn = (draws[:, :seeds] - draws[:, seeds:]).mean(1)  # (R,)

@@ -1,7 +1,5 @@
 """Deep SVDD: a bias-free network trained to map normal images close to one fixed centre."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -103,7 +101,7 @@ def deep_svdd(split: Split, settings: Settings) -> FittedScorer:
     for images that are not square or hold NaN, NotApplicable for fewer than 2 images, TrainingError
     for a collapsed sphere.
     """
-    check_training(split.train, least=2, nu=settings.nu)
+    check_training(split.train, least=2)
     _, channels, height, width = split.train.shape
     if height != width:
         raise ValueError(

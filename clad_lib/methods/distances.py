@@ -1,14 +1,9 @@
-"""Four distances from points to remembered ones, and scores of several parts made comparable."""
+"""Four distances from points to remembered ones, on any device."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from clad_lib.methods.scorers import check_shape
 
 SMALLEST = 1e-9  # distance whose logarithm is still taken
 SHRINKAGE = 0.1  # of a covariance towards a multiple of the identity
@@ -140,36 +135,3 @@ def _left_out(white: Tensor, groups: Tensor) -> Tensor:
         rest = torch.eye(size, device=gram.device) - share * gram
         lengths[rows] = torch.linalg.solve(rest, gram).diagonal(dim1=1, dim2=2)
     return lengths
-
-
-class PartScorer:
-    """Images (N, C, S, S) -> scores (N,): the mean of several parts, made comparable.
-
-    A part is the logarithm of a distance, less its median over training images that it was not
-    fitted to, over their median absolute deviation. `own` (n, parts) are the distances of those
-    images, `normals` (n,) their scores. A kind of scorer says how images get their `distances`.
-    """
-
-    def __init__(self, names: Sequence[str], shape: tuple[int, ...], own: Tensor):
-        self.names, self.shape, self.own = names, shape, own
-        logarithms = own.clamp_min(SMALLEST).log()
-        self.centre = logarithms.median(0).values
-        self.spread = (logarithms - self.centre).abs().median(0).values.clamp_min(1e-6)
-        self.normals = self._comparable(own).mean(1)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Images (N, C, S, S), uint8 or float32 in [0, 1] -> scores (N,) on the CPU."""
-        return torch.stack(list(self.parts(images).values())).mean(0)
-
-    def parts(self, images: Tensor) -> dict[str, Tensor]:
-        """Name of a part, such as "local density, 8 pixels" -> its scores (N,) on the CPU."""
-        check_shape(images, self.shape)
-        scores = self._comparable(self.distances(images).cpu())
-        return dict(zip(self.names, scores.T, strict=True))
-
-    def distances(self, images: Tensor) -> Tensor:
-        """Images (N, C, S, S) -> distances (N, parts)."""
-        raise NotImplementedError
-
-    def _comparable(self, found: Tensor) -> Tensor:
-        return (found.clamp_min(SMALLEST).log() - self.centre) / self.spread

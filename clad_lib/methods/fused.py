@@ -1,7 +1,5 @@
 """Several experts as one score, made comparable by normal images that they were not fitted to."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +9,9 @@ from torch import Tensor
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.judge.guarantees import conformal_p_values
-from clad_lib.methods.distances import PartScorer
 from clad_lib.methods.patches import PatchScorer
 from clad_lib.methods.rotation import TURNS, RotationScorer
+from clad_lib.methods.scorers import PartScorer
 
 
 class FusedScorer:

@@ -1,7 +1,5 @@
 """One-class SVM and support vector data description: one boundary, an RBF kernel on pixels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,9 +95,9 @@ def fit_boundary(
     `exact_up_to` images, Nystroem features of `landmarks` random images and averaged stochastic
     gradient descent replace the exact solution.
 
-    Raises ValueError for NaN or `nu` outside (0, 1], NotApplicable without images.
+    Raises ValueError for NaN, NotApplicable without images.
     """
-    check_training(images, nu=nu)
+    check_training(images)
     rows, shape = pixels(images).cpu().double(), tuple(images.shape[1:])
     width = _bandwidth(rows, gamma, seed)
     if len(rows) <= exact_up_to:

@@ -1,7 +1,5 @@
 """The controls, which learn next to nothing, and the check before training by the same distance."""
 
-from __future__ import annotations
-
 import io
 from typing import NamedTuple
 
@@ -114,32 +112,24 @@ class Verdict(NamedTuple):
     text: str
 
 
-def neighbours(
-    split: Split,
-    *,
-    limit: int = 5000,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-) -> Neighbours:
+def neighbours(split: Split, *, limit: int = 5000) -> Neighbours:
     """The nearest of at most `limit` training images to each of at most `limit` test images."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     known, rows = (
         np.sort(random.permutation(len(part))[:limit]) for part in (split.train, split.test)
     )
-    distance, place = nearest(split.test[rows], split.train[known], device=device)
+    distance, place = nearest(split.test[rows], split.train[known])
     return Neighbours(rows, distance.numpy(), known[place], split.test_tracks[rows])
 
 
-def verdict(found: Neighbours, anomaly: np.ndarray, *, seed: int = 0) -> Verdict:
+def verdict(found: Neighbours, anomaly: np.ndarray) -> Verdict:
     """What the distances say of the direction of scores; anomaly (M,) bool. Analysis only.
 
     The text warns where the whole 95 % interval of the AUROC, over tracks, lies below 0.5: a score
     that follows pixels then ranks the wrong way round. Raises ValueError where one of the two kinds
     of image is missing.
     """
-    interval = bootstrap(
-        found.distance, anomaly, resamples=RESAMPLES, seed=seed, units=found.tracks
-    )
+    interval = bootstrap(found.distance, anomaly, resamples=RESAMPLES, seed=0, units=found.tracks)
     direction = int(interval.low > 0.5) - int(interval.high < 0.5)
     span = "AUROC {:.3f} (95 % interval {:.3f} to {:.3f})".format(*interval)
     return Verdict(interval, f"{span}: {DIRECTIONS[direction]}")

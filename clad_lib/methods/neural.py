@@ -1,7 +1,5 @@
 """OCNN and OCCNN: one boundary, drawn by a small network on the autoencoder's features."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -35,10 +33,10 @@ def ocnn(split: Split, settings: Settings, autoencoder: Trained) -> FittedScorer
     mini-batches in place of gradient descent; the features' common scale is removed, so that one
     learning rate fits all data sets.
 
-    Reads nu and ocnn_epochs; trained on the autoencoder's device. Raises ValueError for NaN or `nu`
-    outside (0, 1], NotApplicable without images.
+    Reads nu and ocnn_epochs; trained on the autoencoder's device. Raises ValueError for NaN,
+    NotApplicable without images.
     """
-    check_training(split.train, nu=settings.nu)
+    check_training(split.train)
     encoder = encoder_features(autoencoder.model)
     features = infer(encoder, split.train)  # (N, 512)
     size = features.square().sum(1).mean().sqrt().clamp_min(1e-6)

@@ -5,10 +5,8 @@ learning": patches are normalised and whitened, k-means finds K centroids, and a
 by how much nearer than average each centroid is, pooled over the cells of a grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,7 +19,6 @@ from clad_lib.methods.distances import (
     NEAREST,
     SCORES,
     Memory,
-    PartScorer,
     distances,
     k_means,
     neighbours,
@@ -29,7 +26,7 @@ from clad_lib.methods.distances import (
     squared_distances,
     with_cluster,
 )
-from clad_lib.methods.scorers import check_shape, check_training
+from clad_lib.methods.scorers import PartScorer, check_shape, check_training
 
 CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat
 WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
@@ -160,7 +157,7 @@ class PatchScorer(PartScorer):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> PatchScorer:
+    def from_state(cls, state: dict[str, Tensor]) -> Self:
         """The scorer whose `state` this is."""
         count = sum(name.endswith(".layout") for name in state)
 

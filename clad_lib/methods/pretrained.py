@@ -5,8 +5,6 @@ the optional extra `pretrained`. ImageNet overlaps other data sets of photograph
 entirely, so that these scores have the protocol `pretrained`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,8 @@ from torch.nn.functional import interpolate, normalize
 from clad_lib.clad.training import infer
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
-from clad_lib.methods.distances import SCORES, Memory, PartScorer, distances, remember
-from clad_lib.methods.scorers import NotApplicable, check_training
+from clad_lib.methods.distances import SCORES, Memory, distances, remember
+from clad_lib.methods.scorers import NotApplicable, PartScorer, check_training
 
 SIDE = 96  # pixels to which images are brought
 REMEMBERED = 5000  # training images with which others are compared, at most

@@ -5,8 +5,6 @@ classes: the network names the cluster and the turn of an image together. On pho
 the turn alone.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,9 @@ from clad_lib.clad.networks import PlainNet, Trained, channel_statistics
 from clad_lib.clad.training import device_of, fit, infer, precision
 from clad_lib.config import Settings, datasets
 from clad_lib.data.split import Split
-from clad_lib.methods.distances import NEAREST, SCORES, PartScorer, neighbours
+from clad_lib.methods.distances import NEAREST, SCORES, neighbours
 from clad_lib.methods.patches import patch_clusters
+from clad_lib.methods.scorers import PartScorer
 
 TURNS = 4
 REMEMBERED = 5_000  # training images with whose features others are compared, at most

@@ -1,9 +1,7 @@
-"""What the fitted methods share: what they ask of images, and the scorer that they return."""
-
-from __future__ import annotations
+"""What the methods share: what they ask of images, and the scorers that they return."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clad_lib.clad.training import as_unit
+from clad_lib.methods.distances import SMALLEST
 
 
 class NotApplicable(ValueError):
@@ -30,6 +29,39 @@ class FittedScorer:
         return self.score(images)
 
 
+class PartScorer:
+    """Images (N, C, S, S) -> scores (N,): the mean of several parts, made comparable.
+
+    A part is the logarithm of a distance, less its median over training images that it was not
+    fitted to, over their median absolute deviation. `own` (n, parts) are the distances of those
+    images, `normals` (n,) their scores. A kind of scorer says how images get their `distances`.
+    """
+
+    def __init__(self, names: Sequence[str], shape: tuple[int, ...], own: Tensor):
+        self.names, self.shape, self.own = names, shape, own
+        logarithms = own.clamp_min(SMALLEST).log()
+        self.centre = logarithms.median(0).values
+        self.spread = (logarithms - self.centre).abs().median(0).values.clamp_min(1e-6)
+        self.normals = self._comparable(own).mean(1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S), uint8 or float32 in [0, 1] -> scores (N,) on the CPU."""
+        return torch.stack(list(self.parts(images).values())).mean(0)
+
+    def parts(self, images: Tensor) -> dict[str, Tensor]:
+        """Name of a part, such as "local density, 8 pixels" -> its scores (N,) on the CPU."""
+        check_shape(images, self.shape)
+        scores = self._comparable(self.distances(images).cpu())
+        return dict(zip(self.names, scores.T, strict=True))
+
+    def distances(self, images: Tensor) -> Tensor:
+        """Images (N, C, S, S) -> distances (N, parts)."""
+        raise NotImplementedError
+
+    def _comparable(self, found: Tensor) -> Tensor:
+        return (found.clamp_min(SMALLEST).log() - self.centre) / self.spread
+
+
 def check_shape(images: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless images are (N, C, H, W) with the (C, H, W) that `shape` gives."""
     if tuple(images.shape[1:]) != shape:
@@ -38,11 +70,11 @@ def check_shape(images: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_training(images: Tensor, *, least: int = 1, nu: float = 0.1) -> None:
-    """Refuse images and a share `nu` to which no method can be fitted.
+def check_training(images: Tensor, *, least: int = 1) -> None:
+    """Refuse images to which no method can be fitted.
 
-    Raises NotApplicable for fewer than `least` images, ValueError for other than (N, C, H, W), for
-    NaN or infinite pixels, and for `nu` outside (0, 1].
+    Raises NotApplicable for fewer than `least` images, ValueError for other than (N, C, H, W) and
+    for NaN or infinite pixels.
     """
     if images.ndim != 4:
         raise ValueError(f"images are {tuple(images.shape)}: expected (N, C, H, W); add an axis")
@@ -50,8 +82,6 @@ def check_training(images: Tensor, *, least: int = 1, nu: float = 0.1) -> None:
         raise NotApplicable(f"got {len(images)} training image(s): expected {least} or more")
     if images.is_floating_point() and not torch.isfinite(images).all():
         raise ValueError("images hold NaN or infinite values: expected finite pixels; repair them")
-    if not 0 < nu <= 1:
-        raise ValueError(f"nu is {nu!r}: expected a share of the training images in (0, 1]")
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -3,8 +3,6 @@
 What the labels of the test images would have chosen is the oracle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple

@@ -43,12 +43,17 @@ def connect(scheduler: str, workers: int, owner: str) -> Iterator[Client]:
     At the end the owner's kernels are closed; what they were making is interrupted and leaves no
     draft.
     """
-    here: dict[str, Any] = dict(processes=False, n_workers=workers, threads_per_worker=1)
-    here |= dict.fromkeys(("dashboard_address", "worker_dashboard_address"), "127.0.0.1:0")
-    here |= dict(memory_limit=0, resources={"GPU": 1})
-    if scheduler:
-        here = dict(address=scheduler, timeout=TIMEOUT)
-    with silence_logging_cmgr(logging.CRITICAL), Client(**here) as client:
+    here: dict[str, Any] = dict(
+        processes=False,
+        n_workers=workers,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+        resources={"GPU": 1},
+    )
+    options = dict(address=scheduler, timeout=TIMEOUT) if scheduler else here
+    with silence_logging_cmgr(logging.CRITICAL), Client(**options) as client:
         try:
             yield client
         finally:

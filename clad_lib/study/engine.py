@@ -103,9 +103,9 @@ class Study:
                 )
         return self._loaded[folder]
 
-    def settings(self, name: str, *also: str) -> Settings:
-        """The view of the configuration that the row of that name gets, with other settings."""
-        reads = (*row(name).reads, *also)
+    def settings(self, name: str) -> Settings:
+        """The view of the configuration that the row of that name gets."""
+        reads = row(name).reads
         return Settings(self.config, reads, device=self.device, progress=self.progress)
 
     def fit(self, name: str) -> Any:
@@ -138,9 +138,16 @@ class Study:
     def record(self, name: str, **more: Any) -> dict[str, Any]:
         """Where an artefact comes from; `more` replaces what is not so."""
         protocol = None if self.config.defects or name not in rows() else row(name).protocol
-        found = {"stage": name, "config": as_dict(self.config), "data": self.places.data}
-        found |= {"protocol": protocol or self.config.protocol, "source": self.split.source}
-        return found | self.conditions | stamp() | more
+        return {
+            "stage": name,
+            "config": as_dict(self.config),
+            "data": self.places.data,
+            "protocol": protocol or self.config.protocol,
+            "source": self.split.source,
+            **self.conditions,
+            **stamp(),
+            **more,
+        }
 
     def _make(self, name: str) -> None:
         for need in before(name):

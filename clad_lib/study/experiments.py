@@ -41,15 +41,13 @@ def measure_settings(
     return pd.DataFrame(found)
 
 
-def sweep(
-    study: Study, setting: str, values: Sequence[Any], *, method: str = "ODIN"
-) -> pd.DataFrame:
-    """`measure_settings` for several values of one setting, such as clusters or latent."""
-    return measure_settings(study, [{setting: value} for value in values], method=method)
+def sweep(study: Study, setting: str, values: Sequence[Any]) -> pd.DataFrame:
+    """`measure_settings` of ODIN for several values of one setting, such as clusters or latent."""
+    return measure_settings(study, [{setting: value} for value in values])
 
 
-def waterfall_steps(study: Study, *, method: str = "ODIN") -> tuple[float, dict[str, float]]:
-    """AUROC of the study, and its change as each published defect joins those before it.
+def waterfall_steps(study: Study) -> tuple[float, dict[str, float]]:
+    """AUROC of ODIN, and its change as each published defect joins those before it.
 
     They come in the order in which a run meets them. ODIN's step takes the published epsilon of the
     data set, which is in the published unit.
@@ -64,7 +62,7 @@ def waterfall_steps(study: Study, *, method: str = "ODIN") -> tuple[float, dict[
         "AUROC flipped": {"flip_auroc": True},
     }
     settings = accumulate(defects.values(), or_, initial=dict[str, Any]())
-    auroc = measure_settings(study, settings, method=method).auroc
+    auroc = measure_settings(study, settings).auroc
     return float(auroc[0]), dict(zip(defects, auroc.diff()[1:].tolist(), strict=True))
 
 

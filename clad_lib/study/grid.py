@@ -79,6 +79,8 @@ def _line(text: str, reason: str) -> int:
 
 def _grid(name: str, raw: dict[str, Any]) -> Grid:
     """The study that a parsed file describes; ValueError says what is wrong."""
+    from clad_lib.data.scenarios import get_scenario  # here: it imports torch
+
     for key, value in raw.items():
         if key not in KEYS:
             raise ValueError(unknown("key", key, KEYS))
@@ -89,8 +91,11 @@ def _grid(name: str, raw: dict[str, Any]) -> Grid:
         make_config(profile=profile, seed=seed)
     methods = choose_methods(raw.get("methods", "all"))
     places = [(data, each) for data, names in raw.get("scenarios", {}).items() for each in names]
-    for place in places:
-        _check_place(*place)
+    for data, scenario in places:
+        if data in datasets():
+            get_scenario(data, scenario)
+        elif not Path(data).is_dir():
+            raise ValueError(unknown("data set", data, datasets()))
     varied = [{key: value} for key, values in raw.get("vary", {}).items() for value in values]
     overrides = raw.get("overrides", {})
     for settings in (overrides, *varied):
@@ -118,12 +123,3 @@ def _check(name: str, value: Any, hint: Any) -> None:
         raise ValueError(
             f"{name} is {value!r}: expected a list of at least one, none of them twice"
         )
-
-
-def _check_place(dataset: str, scenario: str) -> None:
-    from clad_lib.data.scenarios import get_scenario  # here: it imports torch
-
-    if dataset in datasets():
-        get_scenario(dataset, scenario)
-    elif not Path(dataset).is_dir():
-        raise ValueError(unknown("data set", dataset, datasets()))

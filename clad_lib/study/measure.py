@@ -63,7 +63,7 @@ def measure(
     if config.hard_svdd and method == "SVDD":
         found["auroc"] = metrics.hard_decision_auroc(tested, 0.0, anomaly)
     if config.flip_auroc:
-        found["auroc"] = metrics.flipped_auroc(found["auroc"])
+        found["auroc"] = max(found["auroc"], 1 - found["auroc"])
     if config.best_f1:
         found["f1"] = metrics.best_f1(tested, anomaly).f1
     return scores_table(split, scored, free), found
@@ -142,35 +142,28 @@ def write_scores(folder: Path, table: pd.DataFrame, measured: dict[str, Any]) ->
     write_json(folder / "metrics.json", measured)
 
 
-def read_scores(path: Path, size: int) -> np.ndarray:
-    """One's own scores of the test images from a CSV with columns index and score, (size,).
-
-    `index` is the place of an image in the test split, every one of them once. Raises ValueError
-    that says what is expected.
-    """
-    table = pd.read_csv(path).reindex(columns=["index", "score"])
-    table = table.apply(pd.to_numeric, errors="coerce").sort_values("index")
-    if table["index"].tolist() != [*range(size)] or not np.isfinite(table.score).all():
-        raise ValueError(
-            f"{path} has {len(table)} rows: expected the columns index, every number from 0 to "
-            f"{size - 1} once, and score, a finite number each"
-        )
-    return table.score.to_numpy(np.float64)
-
-
 def add_scores(study: Study, path: Path, method: str) -> Path:
     """Keep one's own scores of a Study's test images as one more method; gives their folder.
 
-    The CSV is that of `read_scores`. The method stands in tables and tests as `clean`: that its
-    choices used no test label is the word of whoever adds it. Scores that were added under that
-    name before are replaced. Raises ValueError for the name of one of our methods.
+    The CSV has the columns index, the place of an image in the test split, every one of them once,
+    and score. The method stands in tables and tests as `clean`: that its choices used no test label
+    is the word of whoever adds it. Scores that were added under that name before are replaced.
+    Raises ValueError for another table, and for the name of one of our methods.
     """
     from clad_lib.clad.scores import Scored
 
     if method in rows():
         raise ValueError(f"{method} is a method of this package: name yours otherwise")
     split, seed = study.split, study.config.seed
-    scored = Scored(np.empty(len(split.calibration)), read_scores(path, len(split.test)))
+    table = pd.read_csv(path).reindex(columns=["index", "score"])
+    table = table.apply(pd.to_numeric, errors="coerce").sort_values("index")
+    whole = table["index"].tolist() == [*range(len(split.test))]
+    if not whole or not np.isfinite(table.score).all():
+        raise ValueError(
+            f"{path} has {len(table)} rows: expected the columns index, every number from 0 to "
+            f"{len(split.test) - 1} once, and score, a finite number each"
+        )
+    scored = Scored(np.empty(len(split.calibration)), table.score.to_numpy(np.float64))
     measured = tested_metrics(split, scored.test, study["copies"].test_in_train, seed)
     measured["images"] = {"train": len(split.train), "test": len(scored.test)}
     folder = study.places.scenario / f"{folder_name(method)}-{short_hash(study.places.data)}"

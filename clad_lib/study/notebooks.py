@@ -135,11 +135,6 @@ class Kernel(AsyncKernelManager):
             run_sync(client.wait_for_ready)(timeout=60)
             run_sync(client.execute_interactive)(FRESH, store_history=False, allow_stdin=False)
 
-    def hang_up(self) -> None:
-        """Close the channels of all clients."""
-        while self.clients:
-            self.clients.pop().stop_channels()
-
     def kill(self) -> str:
         """End the process, and return the last line that it wrote to its error stream."""
         if self.has_kernel:
@@ -198,7 +193,8 @@ def execute(
             if last:
                 raise NotebookError(f"{source.name}: {reason}; it said: {said}") from error
         finally:
-            kernel.hang_up()
+            while kernel.clients:
+                kernel.clients.pop().stop_channels()
 
 
 def _papermill(

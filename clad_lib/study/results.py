@@ -15,10 +15,10 @@ from clad_lib.study.stages import Places, rows
 from clad_lib.study.store import RECORD, project_folder, read_json
 
 KEY = ("dataset", "scenario", "method", "profile", "settings", "protocol", "seed")  # one run
-MEASURED: tuple[str, ...] = ("auroc", "auroc_low", "auroc_high", "unit", "auroc_without_copies")
-MEASURED += ("aupr_anomaly", "aupr_normal", "fpr95", "f1", "false_alarm_rate", "alpha", "guarantee")
+AREAS = ("auroc", "auroc_low", "auroc_high", "unit", "auroc_without_copies")
+RATES = ("aupr_anomaly", "aupr_normal", "fpr95", "f1", "false_alarm_rate", "alpha", "guarantee")
 MADE = ("seconds", "peak_memory_mb", "train", "test", "threads", "precision", "device", "data")
-COLUMNS = (*KEY, *MEASURED, *MADE, "source", "commit", "machine", "folder")
+COLUMNS = (*KEY, *AREAS, *RATES, *MADE, "source", "commit", "machine", "folder")
 SCORES = (*KEY, "split", "index", "track", "hidden_class", "anomaly", "score")
 
 
@@ -57,16 +57,10 @@ def _one_run(folder: Path) -> dict[str, Any] | None:
 def _settings(record: dict[str, Any]) -> str:
     """What a result depends on and its profile would not have set, as `clusters=4, latent=20`."""
     config = record["config"]
-    plain = plain_config(config["dataset"], config["scenario"], config["profile"])
+    plain = make_config(config["dataset"], config["scenario"], profile=config["profile"])
     values = record["settings"] | {name: config.get(name) for name in ("split", "size")}
     differ = {name: value for name, value in values.items() if getattr(plain, name, value) != value}
     return ", ".join(f"{name}={value}" for name, value in sorted(differ.items()))
-
-
-@cache
-def plain_config(dataset: str, scenario: str, profile: str) -> Config:
-    """The configuration that a profile gives a scenario, with nothing else changed."""
-    return make_config(dataset, scenario, profile=profile)
 
 
 def contents(root: Path) -> pd.DataFrame:
@@ -108,7 +102,18 @@ def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
     connection.register("results", frame)
     try:
         if re.search(r"\bscores\b", sql, re.IGNORECASE):
-            _create_scores(connection, frame)
+            paths = [Path(folder, "scores.parquet") for folder in frame.folder.dropna()]
+            kept = [re.sub(r"([\[*?])", r"[\1]", str(path)) for path in paths if path.is_file()]
+            if not kept:
+                raise ValueError(
+                    "no scores are kept here: the view `scores` needs runs under --runs"
+                )
+            files = connection.read_parquet(kept, filename=True, union_by_name=True)
+            files.create_view("score_files")
+            connection.execute(
+                f"CREATE VIEW scores AS SELECT {', '.join(SCORES)} FROM score_files JOIN results "
+                "ON parse_path(score_files.filename)[:-2] = parse_path(results.folder)"
+            )
         return connection.execute(sql).df()
     except duckdb.Error as error:
         views = f"results({', '.join(frame.columns)}) and scores({', '.join(SCORES)})"
@@ -116,21 +121,9 @@ def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
         raise ValueError(f"SQL failed ({first}): the views are {views}") from error
 
 
-def _create_scores(connection: Any, frame: pd.DataFrame) -> None:
-    paths = [Path(folder, "scores.parquet") for folder in frame.folder.dropna()]
-    literal = [re.sub(r"([\[*?])", r"[\1]", str(path)) for path in paths if path.is_file()]
-    if not literal:
-        raise ValueError("no scores are kept here: the view `scores` needs runs under --runs")
-    connection.read_parquet(literal, filename=True, union_by_name=True).create_view("score_files")
-    connection.execute(
-        f"CREATE VIEW scores AS SELECT {', '.join(SCORES)} FROM score_files "
-        "JOIN results ON parse_path(score_files.filename)[:-2] = parse_path(results.folder)"
-    )
-
-
-def committed(name: str = "measured.csv") -> pd.DataFrame:
-    """The measurements that come with the project: measured.csv or comparisons.csv."""
-    path = project_folder("results") / name
+def committed() -> pd.DataFrame:
+    """The measurements that come with the project."""
+    path = project_folder("results") / "measured.csv"
     return pd.read_csv(path, dtype={"scenario": str, "settings": str}).fillna({"settings": ""})
 
 

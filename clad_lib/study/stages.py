@@ -17,8 +17,15 @@ from clad_lib.config import Config, Protocol, unknown
 from clad_lib.study.store import RECORD, folder_name, short_hash
 
 MEASURED = ("flip_auroc", "best_f1", "hard_svdd")  # settings that change what is measured of scores
-TRAINS_CLASSIFIER: tuple[str, ...] = ("stem", "clf_epochs", "clf_lr", "clf_batch", "clf_schedule")
-TRAINS_CLASSIFIER += ("min_steps", "hidden_statistics")
+_CLASSIFIER = (
+    "stem",
+    "clf_epochs",
+    "clf_lr",
+    "clf_batch",
+    "clf_schedule",
+    "min_steps",
+    "hidden_statistics",
+)
 ONE_PASS = ("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis", "ViM")
 BLOCKS = ("one boundary", "latent classes", "controls", "beyond the paper")  # of the tables
 ONE, LATENT, CONTROL, BEYOND = BLOCKS
@@ -33,8 +40,9 @@ class Row(NamedTuple):
     named as "module:function", so that the table can be read without importing torch, or given
     itself. `reads` are the settings it may read. `shown_in` is the notebook that shows it.
     `version` grows when its code gives other results. `protocol` is that of its result where it is
-    not the configuration's. `paper` is its name in the paper's tables, `block` the part of our
-    tables in which it stands. Rows that are not `in_all` run only when they are named.
+    not the configuration's. `paper` is its name in the paper's tables where that is another,
+    `block` the part of our tables in which it stands. Rows that are not `in_all` run only when they
+    are named.
     """
 
     function: str | Callable[..., Any]
@@ -54,18 +62,24 @@ _LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another 
 _TURNED = ("rotation_network",)
 _OUTPUTS = ("clusters", "classifier", "outputs")
 _PATCHES = ("patch_features", "patch_images", "clusters")
-_FOLDS = ("folds", "withheld", "fold_epochs", *TRAINS_CLASSIFIER, "odin_factor")
+_FOLDS = ("folds", "withheld", "fold_epochs", *_CLASSIFIER, "odin_factor")
 _DEEP = ("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective")
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
-_AUTOENCODER: tuple[str, ...] = ("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule")
-_AUTOENCODER += ("ae_batch", "min_steps", "noisy_latents", "hidden_statistics")
-_CLUSTERS: tuple[str, ...] = ("clusters", "kmeans_inits", "dec_epochs", "dec_lr")
-_CLUSTERS += ("dec_optimizer", "dec_batch", "dec_tolerance", "batch_target", "min_steps")
 _OWN: dict[str, Row] = {
     "copies": Row("clad_lib.data.copies:copies_in_split", shown_in="01_scenarios"),
     "autoencoder": Row(
         "clad_lib.clad.training:autoencoder",
-        reads=_AUTOENCODER,
+        reads=(
+            "encoder",
+            "latent",
+            "ae_epochs",
+            "ae_lr",
+            "ae_schedule",
+            "ae_batch",
+            "min_steps",
+            "noisy_latents",
+            "hidden_statistics",
+        ),
         shown_in="02_latent_space",
     ),
     "latent_map": Row(
@@ -74,14 +88,21 @@ _OWN: dict[str, Row] = {
     "clusters": Row(
         "clad_lib.clad.dec:clusters",
         ("autoencoder",),
-        _CLUSTERS,
+        (
+            "clusters",
+            "kmeans_inits",
+            "dec_epochs",
+            "dec_lr",
+            "dec_optimizer",
+            "dec_batch",
+            "dec_tolerance",
+            "batch_target",
+            "min_steps",
+        ),
         shown_in="03_self_labelling",
     ),
     "classifier": Row(
-        "clad_lib.clad.training:classifier",
-        ("clusters",),
-        TRAINS_CLASSIFIER,
-        shown_in="04_classifier",
+        "clad_lib.clad.training:classifier", ("clusters",), _CLASSIFIER, shown_in="04_classifier"
     ),
     "outputs": _stage("clad_lib.clad.scores:part_outputs", ("classifier",)),
     "odin_grid": _stage("clad_lib.clad.scores:odin_grid_of", ("classifier",), ("odin_factor",)),
@@ -104,23 +125,11 @@ _OWN: dict[str, Row] = {
         ("odin_factor",),
         protocol="oracle",
     ),
-    "OCSVM": Row("clad_lib.methods.kernel:ocsvm", (), ("nu",), paper="OCSVM", block=ONE),
-    "OCNN": Row(
-        "clad_lib.methods.neural:ocnn",
-        ("autoencoder",),
-        ("nu", "ocnn_epochs"),
-        paper="OCNN",
-        block=ONE,
-    ),
-    "OCCNN": Row(
-        "clad_lib.methods.neural:occnn",
-        ("autoencoder",),
-        ("occnn_steps",),
-        paper="OCCNN",
-        block=ONE,
-    ),
-    "SVDD": Row("clad_lib.methods.kernel:svdd", (), ("nu",), paper="SVDD", block=ONE),
-    "DeepSVDD": Row("clad_lib.methods.deep_svdd:deep_svdd", (), _DEEP, paper="DeepSVDD", block=ONE),
+    "OCSVM": Row("clad_lib.methods.kernel:ocsvm", (), ("nu",), block=ONE),
+    "OCNN": Row("clad_lib.methods.neural:ocnn", ("autoencoder",), ("nu", "ocnn_epochs"), block=ONE),
+    "OCCNN": Row("clad_lib.methods.neural:occnn", ("autoencoder",), ("occnn_steps",), block=ONE),
+    "SVDD": Row("clad_lib.methods.kernel:svdd", (), ("nu",), block=ONE),
+    "DeepSVDD": Row("clad_lib.methods.deep_svdd:deep_svdd", (), _DEEP, block=ONE),
     "NearestImage": Row("clad_lib.methods.nearest:nearest_image", block=CONTROL),
     "PixelLOF": Row("clad_lib.methods.nearest:pixel_lof", block=CONTROL),
     "PNGBytes": Row("clad_lib.methods.nearest:image_bytes", block=CONTROL),

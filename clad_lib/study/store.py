@@ -85,9 +85,13 @@ def stamp() -> dict[str, Any]:
     """Where and with what a result was made: commit of this package, versions, machine."""
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine = {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": gpu}
-    machine |= {"system": platform.system(), "python": platform.python_version()}
+    machine = {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
     versions = {each.name: each.version for each in distributions() if each.name in PACKAGES}
     return {"commit": _commit(), "versions": versions, "machine": machine}
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from clad_lib.config import datasets
+from clad_lib.config import datasets, make_config
 from clad_lib.judge import metrics
 from clad_lib.study.measure import compare
-from clad_lib.study.results import paper_results, plain_config
+from clad_lib.study.results import paper_results
 from clad_lib.study.stages import rows
 
 PLACE = ["dataset", "scenario"]
@@ -116,21 +116,8 @@ def sweep(frame: pd.DataFrame, dataset: str, setting: str, *, method: str = "ODI
     table = summary(frame[(frame.dataset == dataset) & (frame.method == method)])
     table = table[table.profile == "fast"]
     other = table.settings.str.extract(rf"^{re.escape(setting)}=([^, ]+)$")[0]
-    plain = [getattr(plain_config(dataset, name, "fast"), setting) for name in table.scenario]
+    plain = [getattr(make_config(dataset, name), setting) for name in table.scenario]
     value = pd.to_numeric(other, errors="coerce").where(table.settings != "", plain)
     table = table.assign(value=value).dropna(subset="value")
     many = table.groupby("scenario").value.transform("nunique") > 1
     return table[many].sort_values(["scenario", "value"], ignore_index=True)
-
-
-def cannot_be_told(table: pd.DataFrame, pairs: pd.DataFrame, level: float = 0.05) -> set[tuple]:
-    """(data set, scenario, method) of the best clean method and all that cannot be told from it.
-
-    `table` is `summary`'s for one profile, `pairs` is `comparisons`'. A rival without a comparison
-    is not counted as equal.
-    """
-    best = table[table["rank"] == 1].drop_duplicates(PLACE)
-    close = pairs[(pairs.p >= level) & (pairs.settings.fillna("") == "")]
-    close = close.merge(best[[*PLACE, "method"]].rename(columns={"method": "best"}))
-    found = pd.concat([best, close])
-    return set(found[[*PLACE, "method"]].itertuples(index=False, name=None))

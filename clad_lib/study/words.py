@@ -85,9 +85,11 @@ def verdict(study: Study, found: Mapping[str, Scores]) -> Verdict | None:
     ahead = "cannot be told from" if p >= LEVEL else "beat" if pair.difference > 0 else "lose to"
     auroc = {name: f"{100 * found[name].metrics['auroc']:.1f}" for name in ranked}
     points, low, high = (f"{100 * each:+.1f}" for each in pair[:3])
-    text = f"Latent classes ({method}, {auroc[method]}) {ahead} one boundary ({rival}, "
-    text += f"{auroc[rival]}, the best of {len(rivals)}): {points} points ({low} to {high}), "
-    text += f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}."
+    text = (
+        f"Latent classes ({method}, {auroc[method]}) {ahead} one boundary ({rival}, "
+        f"{auroc[rival]}, the best of {len(rivals)}): {points} points ({low} to {high}), "
+        f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}."
+    )
     if "NearestImage" in auroc:
         text += f" The nearest training image, without training, has {auroc['NearestImage']}."
     return Verdict(method, rival, p, text)

@@ -69,7 +69,7 @@ class Smooth(nn.Module):
 
     def __init__(self, channels=1):
         super().__init__()
-        self.standardise = Standardise(channels, None, torch.linspace(0.2, 0.5, channels))
+        self.standardise = Standardise(channels, 0.0, torch.linspace(0.2, 0.5, channels))
         self.body = nn.Sequential(
             nn.Flatten(), nn.Linear(16 * channels, 12), nn.Tanh(), nn.Linear(12, 4)
         )

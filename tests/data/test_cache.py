@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from clad_lib.data import cache as module
-from clad_lib.data.cache import cache_contents, cache_file, cache_folder, cached, clear_cache
+from clad_lib.data.cache import cache_file, cache_folder, cached, cached_files
 from clad_lib.data.pictures import DataError
+from clad_lib.results_commands import cache
 
 
 def test_what_was_made_once_is_found_again(tmp_path, make_data):
@@ -93,7 +94,7 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path, make_data):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_what_lies_in_the_cache_is_shown_and_cleared(tmp_path, make_data):
+def test_what_lies_in_the_cache_is_shown_and_cleared(tmp_path, make_data, monkeypatch):
     path = cache_file("toy", [], tmp_path)
     cached(path, lambda: make_data([0]))
     half = tmp_path / "old-0123456789abcdef.npy.part"  # of an older version
@@ -102,12 +103,15 @@ def test_what_lies_in_the_cache_is_shown_and_cleared(tmp_path, make_data):
     mine[1].parent.mkdir()
     for file in mine:
         file.write_bytes(b"mine")
-    contents = cache_contents(tmp_path)
-    assert contents == [(half, 4e-6), (path, path.stat().st_size / 1e6)]
-    assert clear_cache(tmp_path) == 2
-    assert not cache_contents(tmp_path)
+    assert cached_files(tmp_path) == [half, path]
+    assert cached_files(tmp_path / "none") == []
+    monkeypatch.setenv("CLAD_CACHE", str(tmp_path))
+    cache(clear=False)
+    assert half.is_file()
+    assert path.is_file()
+    cache(clear=True)
+    assert cached_files(tmp_path) == []
     assert all(file.is_file() for file in mine)
-    assert clear_cache(tmp_path / "none") == 0
 
 
 def test_where_the_cache_lies(tmp_path, monkeypatch):

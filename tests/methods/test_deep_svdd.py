@@ -149,8 +149,6 @@ def test_bad_input_is_named_with_the_cure(zeros):
         fit(torch.zeros(9, 1, 18, 18))
     with pytest.raises(ValueError, match="square"):
         fit(torch.zeros(9, 1, 8, 16))
-    with pytest.raises(ValueError, match="nu is 0"):
-        fit(train, nu=0)
     with pytest.raises(NotApplicable, match="expected 2 or more"):
         fit(train[:1])
     scorer = fit(train)

@@ -115,11 +115,6 @@ def test_bad_input_is_named_with_the_cure(fit, short, zeros, autoencoder):
         scorer(torch.zeros(2, 1, 8, 8))
 
 
-def test_a_share_outside_0_to_1_is_refused(zeros, autoencoder):
-    with pytest.raises(ValueError, match=r"nu is 1\.5"):
-        fit_ocnn(zeros[0], autoencoder, nu=1.5)
-
-
 @pytest.mark.parametrize(
     ("method", "fit", "reads", "values"),
     [
