@@ -7,11 +7,15 @@ from typing import Any
 
 import typer
 
-from clad_lib import detector_commands, results_commands  # noqa: F401  add commands to the app
-from clad_lib.commands import app
-
 INTERRUPTED = 130  # how Typer reports ctrl-C
 GOES_ON = "what was finished is kept"
+
+
+def application() -> typer.Typer:
+    """All commands; ValueError for a table of data sets or methods that cannot be read."""
+    from clad_lib import commands, detector_commands, results_commands  # noqa: F401
+
+    return commands.app
 
 
 def main() -> None:
@@ -19,7 +23,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # an interrupted kernel leaves tasks
     try:
-        status = app(standalone_mode=False)
+        status = application()(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except typer.Exit as error:

@@ -27,6 +27,7 @@ RANGES: dict[str, Any] = {
     "nu": (sys.float_info.min, math.nextafter(1, 2), "above 0, at most 1"),
     "clusters": (2, math.inf, "of at least 2"),  # one leaves nothing to classify
 }
+FACTS, SCENARIO = ("title", "channels", "size", "classes"), ("title", "normal")  # of datasets.toml
 IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}
 
 
@@ -148,7 +149,26 @@ def make_config(
 
 @cache
 def _tables(path: Path) -> dict[str, dict[str, Any]]:
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+
+
+@cache
+def _checked(path: Path) -> dict[str, dict[str, Any]]:
+    for name, facts in _tables(path).items():
+        groups = facts.get("scenarios", {})
+        tables = {name: (facts, FACTS)}
+        tables |= {f"{name}.scenarios.{each}": (groups[each], SCENARIO) for each in groups}
+        for title, (table, wanted) in tables.items():
+            if missing := set(wanted) - set(table):
+                raise ValueError(f"{path}: [{title}] lacks {', '.join(sorted(missing))}")
+            count = len(facts["classes"])
+            if wrong := [each for each in table.get("normal", []) if each not in range(count)]:
+                numbers = f"expected numbers of classes, from 0 to {count - 1}"
+                raise ValueError(f"{path}: normal of [{title}] holds {wrong[0]!r}: {numbers}")
+    return _tables(path)
 
 
 def profiles() -> dict[str, dict[str, Any]]:
@@ -159,11 +179,12 @@ def profiles() -> dict[str, dict[str, Any]]:
 def datasets() -> dict[str, dict[str, Any]]:
     """What is known of each data set: the tables of data/datasets.toml, name -> facts.
 
-    A file datasets.toml in the folder that CLAD_DATA names adds its tables to them.
+    A file datasets.toml in the folder that CLAD_DATA names adds its tables to them. Raises
+    ValueError, with the file and the place, for what is missing or wrong in it.
     """
     known = _tables(Path(__file__).parent / "data" / "datasets.toml")
     more = Path(os.environ.get("CLAD_DATA", ""), "datasets.toml")
-    return known | _tables(more) if os.environ.get("CLAD_DATA") and more.is_file() else known
+    return known | _checked(more) if os.environ.get("CLAD_DATA") and more.is_file() else known
 
 
 def published(dataset: str, scenario: str) -> dict[str, Any]:

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clad_lib.__main__ import app
+from clad_lib.__main__ import application
 from clad_lib.data.reading import load_dataset
 from clad_lib.detector import Detector
 from clad_lib.study.store import StoreError
 
 
 def press(*words):
-    return CliRunner().invoke(app, [str(word) for word in words])
+    return CliRunner().invoke(application(), [str(word) for word in words])
 
 
 def write(images, folder):

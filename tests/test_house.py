@@ -163,7 +163,8 @@ def test_it_runs_without_posix_modules_and_in_the_c_locale(tmp_path):
 
 def test_help_needs_no_heavy_import():
     heavy = ["torch", "pandas", "numpy", "sklearn", "plotly", "dask"]
-    code = f"import sys, clad_lib.__main__; sys.exit([m for m in {heavy} if m in sys.modules] or 0)"
+    code = "import sys; from clad_lib.__main__ import application; application(); "
+    code += f"sys.exit([m for m in {heavy} if m in sys.modules] or 0)"
     in_a_subprocess(code)
 
 

@@ -156,7 +156,7 @@ class Study:
         with atomic_folder(self.path(name)) as draft, seeded(self.config.seed):
             made = self.fit(name)
             if row(name).block:
-                scored = made if isinstance(made, Scored) else self._applied(name, made)
+                scored = self._scored(name, made)
                 copies = self["copies"].test_in_train
                 found = measure(self.config, self.split, scored, method=name, copies=copies)
                 write_scores(draft, *found)
@@ -166,16 +166,26 @@ class Study:
             settings = settings_of(name, self.config)
             write_json(draft / RECORD, self.record(name, settings=settings, seconds=seconds))
 
-    def _applied(self, name: str, scorer: Any) -> Scored:
-        """The scores of a fitted method on calibration and test images."""
-        if hasattr(scorer, "join"):
+    def _scored(self, name: str, made: Any) -> Scored:
+        """What a method gave: the scores of calibration and test images, or what scores them."""
+        parts = self.split.calibration, self.split.test
+        if isinstance(made, Scored):
+            scores: Any = made[:2]
+        elif hasattr(made, "join"):
             known = [self[need] for need in row(name).needs]
-            calibrated, tested = map(scorer.join, zip(*(each[:2] for each in known), strict=True))
+            scores = map(made.join, zip(*(each[:2] for each in known), strict=True))
+        elif callable(made):
+            scores = map(made, parts)
         else:
-            calibrated, tested = map(scorer, (self.split.calibration, self.split.test))
-        method = getattr(scorer, "method", None)  # how a kernel method was solved
-        scores = np.asarray(calibrated, np.float64), np.asarray(tested, np.float64)
-        return Scored(*scores, extra={} if method is None else {"method": str(method)})
+            raise ValueError(f"{name} gave a {type(made).__name__}: expected a Scorer or Scored")
+        scores = [np.asarray(each, np.float64) for each in scores]
+        if (found := [each.shape for each in scores]) != [(len(part),) for part in parts]:
+            raise ValueError(
+                f"{name} gave scores {found}: expected one an image, {[*map(len, parts)]}"
+            )
+        method = getattr(made, "method", None)  # how a kernel method was solved
+        extra = {} if method is None else {"method": str(method)}
+        return made if isinstance(made, Scored) else Scored(scores[0], scores[1], extra=extra)
 
     def _read(self, name: str) -> Any:
         folder = self.path(name)

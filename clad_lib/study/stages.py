@@ -7,9 +7,8 @@ entry point group `clad.methods` (a dict, name -> row). Nothing else lists them 
 import json
 import pkgutil
 from collections.abc import Callable, Iterable
-from functools import cache, partial, reduce
+from functools import cache, partial
 from importlib.metadata import entry_points
-from operator import or_
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,8 +154,24 @@ _OWN: dict[str, Row] = {
 
 @cache
 def rows() -> dict[str, Row]:
-    """All rows: this package's, then those of other packages' `clad.methods` entry points."""
-    return reduce(or_, (point.load() for point in entry_points(group="clad.methods")), _OWN)
+    """All rows: this package's, then those of other packages' `clad.methods` entry points.
+
+    Raises ValueError, naming the package, for rows that cannot be loaded or taken.
+    """
+    found = dict(_OWN)
+    for point in entry_points(group="clad.methods"):
+        whose = f"the rows {point.value!r} of another package"
+        try:
+            more = dict(point.load())
+        except Exception as error:  # whatever its own code raises
+            why = f"({type(error).__name__}: {error})"
+            raise ValueError(f"{whose} cannot be loaded {why}: mend or uninstall it") from error
+        for name, each in more.items():
+            if name in found or each.block not in ("", *BLOCKS):
+                wanted = f"another name, and a block of {BLOCKS} or none for a stage"
+                raise ValueError(f"{whose}: {name} in the block {each.block!r}: expected {wanted}")
+        found |= more
+    return found
 
 
 def methods() -> tuple[str, ...]:

@@ -100,13 +100,14 @@ def scores_in_words(
 ) -> list[str]:
     """The lines of the terminal: the table in blocks, the verdict, the promise, what failed."""
     found, config = finished(study, names), study.config
-    told = verdict(study, found)
+    told, table = verdict(study, found), table_of(study, found)
+    star = "*: cannot be told from the best that used no test label (paired bootstrap, Holm, 5 %)"
     setting = f"{study.split.scenario.title}), profile {config.profile}, seed {config.seed}"
     return [
         f"{config.dataset} {config.scenario} ({setting}",
-        *_table_lines(table_of(study, found)),
+        *_table_lines(table.copy()),
         "",
-        "*: cannot be told from the best that used no test label (paired bootstrap, Holm, 5 %)",
+        *([star] if table.best.any() else []),
         *([told.text] if told else []),
         *(promise(study, name, found[name]) for name in found if name == "ODIN" or len(found) == 1),
         *(f"{name}: cannot run here: {why}" for name, why in (failed or {}).items()),

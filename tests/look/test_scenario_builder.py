@@ -117,9 +117,9 @@ def test_the_split_of_the_digits_by_writer_is_counted():
 
 
 def test_the_command_line_takes_the_command(builder, monkeypatch):
-    commands = pytest.importorskip("clad_lib.__main__")
     from typer.testing import CliRunner
 
+    from clad_lib.__main__ import application
     from clad_lib.study import engine
 
     opened = []
@@ -130,7 +130,7 @@ def test_the_command_line_takes_the_command(builder, monkeypatch):
 
     monkeypatch.setattr(engine, "open_study", stop)
     builder.tick((0, 6))
-    CliRunner().invoke(commands.app, shlex.split(builder.command.value)[1:])
+    CliRunner().invoke(application(), shlex.split(builder.command.value)[1:])
     assert opened[:1] == [make_config("digits", "0+6")]
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clad_lib import make_config, open_study
-from clad_lib.__main__ import app
+from clad_lib.__main__ import application
+from clad_lib.clad.scores import Scored
 from clad_lib.study import stages
 from clad_lib.study.engine import ReuseWarning
 from clad_lib.study.store import StoreError
@@ -93,7 +95,7 @@ def toys(tmp_path, monkeypatch):
 
 def clad(*words):
     """What a command prints, in this process."""
-    done = CliRunner().invoke(app, list(map(str, words)))
+    done = CliRunner().invoke(application(), list(map(str, words)))
     assert done.exit_code == 0, done.output or done.exception
     return done.output
 
@@ -127,6 +129,44 @@ def test_a_score_a_baseline_and_a_data_set_are_one_place_each(toys, tmp_path):
     assert float(found["Brightness"]) > 0.9  # 90 grey levels between the classes
     done = clad("batch", study, "--dry-run", "--runs", runs, "--workers", 1)
     assert "done     toys DULL seed 0: Margin\n" in done
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        ("ROWS = {", "the rows 'toy_plugin:ROWS' of another package cannot be loaded (SyntaxError"),
+        ("ROWS = [1]", "cannot be loaded (TypeError"),
+        (PLUGIN.replace('"Brightness"', '"NearestImage"'), "NearestImage in the block 'controls'"),
+        (PLUGIN.replace('"controls"', '"latent"'), "Brightness in the block 'latent'"),
+    ],
+)
+def test_rows_that_cannot_be_taken_are_named(toys, plugin, message, monkeypatch):
+    monkeypatch.delitem(sys.modules, "toy_plugin", raising=False)
+    (toys / "toy_plugin.py").write_text(plugin, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        stages.rows()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("channels = 1\n", "", "[toys] lacks channels"),
+        ("channels =", "chanels =", "[toys] lacks channels"),
+        ("title =", "[", "is not TOML"),
+        ("[0, 1]", "[0, 3]", "normal of [toys.scenarios.DULL] holds 3"),
+        ("[0, 1]", '["dull"]', "holds 'dull': expected numbers of classes, from 0"),
+    ],
+)
+def test_a_wrong_table_of_a_data_set_is_one_line(toys, tmp_path, old, new, message):
+    assert old in TOYS
+    (tmp_path / "data" / "datasets.toml").write_text(TOYS.replace(old, new, 1), encoding="utf-8")
+    line = [sys.executable, "-m", "clad_lib", "run", "--help"]
+    done = subprocess.run(line, capture_output=True, check=False)
+    assert done.returncode == 1
+    told = done.stderr.decode()
+    assert message in told
+    assert "datasets.toml" in told
+    assert len(told.splitlines()) == 1
 
 
 @pytest.fixture
@@ -164,6 +204,25 @@ def test_an_artefact_of_other_conditions_is_used_with_a_warning(study):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         study.find("copies")  # once is enough
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        (lambda split: split.test, "Odd gave a Tensor: expected a Scorer or Scored"),
+        (lambda split: Scored(np.zeros(3), np.zeros(len(split.test))), r"Odd gave scores \[\(3,\)"),
+        (lambda split: lambda images: images.float(), "expected one an image"),
+    ],
+)
+def test_a_method_that_gives_anything_else_is_named(study, monkeypatch, gives, message):
+    def odd(split, settings):
+        return gives(split)
+
+    known = stages.rows() | {"Odd": stages.Row(odd, block="controls")}
+    monkeypatch.setattr(stages, "rows", lambda: known)
+    with pytest.raises(ValueError, match=message):
+        study["Odd"]
+    assert not study.path("Odd").exists()
 
 
 def test_what_a_row_may_read_is_what_it_names(study, monkeypatch):

@@ -71,6 +71,8 @@ def test_images_seed_and_version_move_everything(tmp_path, monkeypatch):
 
 def test_other_packages_add_rows_by_an_entry_point(monkeypatch):
     class Point:
+        value = "toy:ROWS"
+
         @staticmethod
         def load():
             return {"Toy": Row("toy:score", block="controls")}
