@@ -147,7 +147,7 @@ def opened_page(kind, study, chromium, settings):
         if kind == "lab":
             run_in_lab(page, f"{address}/lab/tree/dashboard.ipynb?reset")
         else:
-            page.goto(address)
+            page.goto(address, timeout=PATIENCE)
         page.locator(".clad-counts td").first.wait_for(timeout=PATIENCE)
         yield page
         context.close()
@@ -174,7 +174,7 @@ def lab_settings(folder):
 
 
 def run_in_lab(page, address):
-    page.goto(address)
+    page.goto(address, timeout=PATIENCE)
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -511,7 +511,7 @@ WIDTHS = """() => [...document.querySelectorAll('.clad .js-plotly-plot')].map(pl
 def in_theme(page, theme):
     """The same page in JupyterLab's theme of that name, light or dark."""
     if page.kind == "voila":
-        page.goto(f"{page.address}?theme={theme.lower()}")
+        page.goto(f"{page.address}?theme={theme.lower()}", timeout=PATIENCE)
         page.locator(".clad-map .gl-canvas-context").first.wait_for(timeout=PATIENCE)
     else:
         page.get_by_role("menuitem", name="Settings", exact=True).click()
