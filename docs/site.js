@@ -1,3 +1,8 @@
+// What scrolls sideways is within the keyboard's reach.
+addEventListener("load", () => {
+  const wide = ".md-typeset__scrollwrap, .output, math[display='block']";
+  for (const part of document.querySelectorAll(wide)) part.tabIndex = 0;
+});
 // Draws the figures of a page when they come near the window, from data that lie in the page.
 // plotly's script is the site's own copy. Without scripts the pictures stay.
 (() => {

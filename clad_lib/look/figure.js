@@ -71,7 +71,7 @@ async function render({ model, el }) {
     if (!el.clientWidth) return;  // in a tab that is not shown
     wide = el.clientWidth;
     const frame = { ...structuredClone(model.get("frame")), width: wide };
-    if (wide < 640)
+    if (wide < 760)
       for (const [key, values] of Object.entries(model.get("narrow")))
         frame[key] = typeof values === "object" ? { ...frame[key], ...values } : values;
     box.setAttribute("aria-label", model.get("alt"));

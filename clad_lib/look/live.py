@@ -58,7 +58,7 @@ def plotly_script() -> Script:
 class Figure(anywidget.AnyWidget):
     """A figure of plotly, given as plain traces and layout, as wide as its container.
 
-    What is drawn is always the present state. `narrow` is what the layout takes below 640 px.
+    What is drawn is always the present state. `narrow` is what the layout takes below 760 px.
     A figure that `acts` sends messages {what, rows}, a row being the first entry of a point's
     customdata: "show" for the point under the pointer, beside which `tip` is then shown, "open"
     for a click, "select" for a lasso or a box. By keyboard the arrows go from point to point,

@@ -101,6 +101,7 @@ class ThresholdExplorer(parts.Explorer):
         keep: Keep | None = None,
     ):
         self.sheets, self.images, self.named, self.keep = sheets, images, alpha, keep
+        self.views: dict[Setting, graph_objects.Figure] = {}  # each takes 100 ms to make
         known = pd.DataFrame([*sheets])  # columns score, temperature, epsilon
         drop_down = partial(ipw.Dropdown, style=parts.WHOLE)
         text = partial(ipw.Text, continuous_update=False, style=parts.WHOLE)
@@ -130,7 +131,7 @@ class ThresholdExplorer(parts.Explorer):
 
     def _take(self, setting: Setting) -> None:
         self.setting, self.sheet = setting, self.sheets[setting]
-        self.view = view(self.sheet)
+        self.view = self.views[setting] = self.views.get(setting) or view(self.sheet)
         self.temperature.disabled = self.epsilon.disabled = setting.temperature is None
         if setting.temperature is not None:  # as shown, which a pair without scores is not
             self.temperature.value, self.epsilon.value = setting.temperature, setting.epsilon

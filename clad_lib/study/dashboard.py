@@ -10,7 +10,9 @@ from clad_lib.study.notebooks import prepare_notebook
 
 PAGE = "dashboard.ipynb"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")  # others may look, but neither keep nor open folders
+ALONE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; frame-ancestors 'self'"
 OPTIONS = (
+    f"--Voila.tornado_settings={ {'headers': {'Content-Security-Policy': ALONE}} }",
     "--Voila.port_retries=0",
     "--theme=light",
     "--VoilaConfiguration.show_tracebacks=False",
