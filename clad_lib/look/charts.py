@@ -51,7 +51,7 @@ def boundary_panels(
     drawn: int = 400,
     title: str = "One boundary, or one a latent class",
     note: str = "Shaded: called normal, by thresholds for the same false-alarm rate. Look at the "
-    "gaps between the latent classes.",
+    "gaps between the latent classes. Crosses are anomalies, other marks normal images.",
 ) -> Figure:
     """What each way of drawing a boundary calls normal, in a plane of two latents, a panel a way.
 

@@ -163,7 +163,7 @@ def cluster_health(
         template=theme.TEMPLATE,
     )
     figure.update_xaxes(matches=None).update_yaxes(matches=None, showticklabels=True)
-    even = 1 / len(shares)
+    even, last = 1 / len(shares), [f"{each[-1]:.3f}" for each in (churn, entropy) if len(each)]
     figure.add_hline(even, line=theme.DASHED, col=1)
     figure.add_hline(dead_share * even, line=theme.DOTTED, col=1)
     figure.add_hline(tolerance, line=theme.DOTTED, col=2)
@@ -172,12 +172,12 @@ def cluster_health(
         title=title,
         note=note,
         alt=f"{sum(shares < dead_share * even)} of {len(shares)} clusters are dead; "
-        f"last churn and entropy: {[*churn[-1:], *entropy[-1:]] or 'none'}.",
+        f"last churn and entropy: {' and '.join(last) or 'none'}.",
         above=24,
         xaxis_title="cluster",
         xaxis2_title="epoch",
         xaxis3_title="epoch",
         yaxis={"title": "", "tickformat": ".0%"},
-        yaxis2_tickformat=".2~%",
+        yaxis2={"tickformat": ".2~%", "range": [0, 1.1 * max([4 * tolerance, *churn])]},
         yaxis3_range=[0, 1.02],
     )

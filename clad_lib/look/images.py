@@ -128,7 +128,7 @@ def score_map(
     image: np.ndarray,
     scores: np.ndarray,
     *,
-    score: str = "share of the score",
+    score: str = "squared distance in the cell",
     title: str = "Where the score comes from",
     note: str = "Left the image, right its map: bright cells raise the anomaly score.",
 ) -> Figure:
