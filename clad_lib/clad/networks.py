@@ -152,7 +152,7 @@ class Classifier(nn.Module):
     """Images, standardised, through a `trunk` to features, which a `head` turns into logits."""
 
     standardise: nn.Module
-    trunk: nn.Module
+    trunk: Any
     head: nn.Linear
 
     def features(self, images: Tensor) -> Tensor:
