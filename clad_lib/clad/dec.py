@@ -123,9 +123,9 @@ def clusters(
         watch(model)
         return churn[-1] < settings.dec_tolerance
 
-    options = options_of("dec", settings) | dict(optimizer=settings.dec_optimizer, title="DEC")
-    how = dict(shuffle=not settings.batch_target, on_epoch_end=settled)
-    losses = fit(model, divergence, images, target, **options, **how)
+    options = options_of("dec", settings) | dict(on_epoch_end=settled, title="DEC")
+    options |= dict(epochs=settings.dec_epochs, optimizer=settings.dec_optimizer)
+    losses = fit(model, divergence, images, target, shuffle=not settings.batch_target, **options)
     labels, dead = soft.numpy().argmax(1), len(cluster_health(soft.numpy()).dead)
     if dead:
         warnings.warn(EMPTY.format(dead, settings.clusters), stacklevel=2)

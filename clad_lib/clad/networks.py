@@ -38,14 +38,7 @@ class Clusters(NamedTuple):
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W) in [0, 1]: two (C,).
-
-    Raises ValueError for anything but uint8 images.
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
-        raise ValueError(
-            f"got {images.dtype} {tuple(images.shape)}: expected uint8 images (N, C, H, W), N > 0"
-        )
+    """Mean and standard deviation (C,) of each channel of uint8 images (N, C, H, W) in [0, 1]."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     channels = images.cpu().unbind(1)
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in channels])
@@ -159,7 +152,7 @@ class Classifier(nn.Module):
     """Images, standardised, through a `trunk` to features, which a `head` turns into logits."""
 
     standardise: nn.Module
-    trunk: nn.Module
+    trunk: Any
     head: nn.Linear
 
     def features(self, images: Tensor) -> Tensor:

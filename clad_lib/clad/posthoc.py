@@ -70,8 +70,6 @@ def mahalanobis(
     equation 3); it may then be negative. A ridge of 1e-6 of the mean variance is added.
     """
     tested, known = (_finite(part).double() for part in (features, train_features))
-    if len(train_labels) != len(known):
-        raise ValueError(f"got {len(known)} features, {len(train_labels)} labels: expected as many")
     classes, place = train_labels.unique(return_inverse=True)
     means = torch.stack([known[train_labels == k].mean(0) for k in classes])  # (K, D)
     whiten = _whitening(known - means[place])

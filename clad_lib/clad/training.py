@@ -132,9 +132,6 @@ def fit(
 
 
 def _stepping(model, optimizer, schedule, lr, weight_decay, steps) -> tuple[Any, Any]:
-    if optimizer not in OPTIMISERS or schedule not in ("constant", "onecycle"):
-        given = f"optimizer {optimizer!r} and schedule {schedule!r}"
-        raise ValueError(f"got {given}: expected 'adam' or 'sgd', and 'constant' or 'onecycle'")
     parameters = [each for each in model.parameters() if each.requires_grad]
     stepper = OPTIMISERS[optimizer](parameters, lr=lr, weight_decay=weight_decay)
     if schedule == "onecycle":
@@ -187,9 +184,9 @@ def evaluating(model: nn.Module):
 
 def options_of(stage: str, settings: Settings) -> dict[str, Any]:
     """What `fit` takes from the settings of a stage: `ae`, `dec` or `clf`, as their names begin."""
-    named = dict(epochs="epochs", batch_size="batch", lr="lr")
-    own = {option: getattr(settings, f"{stage}_{name}") for option, name in named.items()}
-    return own | {name: getattr(settings, name) for name in ("min_steps", "seed", "progress")}
+    shared = dict(min_steps=settings.min_steps, seed=settings.seed, progress=settings.progress)
+    batch_size, lr = (getattr(settings, f"{stage}_{name}") for name in ("batch", "lr"))
+    return shared | dict(batch_size=batch_size, lr=lr)
 
 
 def autoencoder(split: Split, settings: Settings) -> Trained:
@@ -210,8 +207,8 @@ def autoencoder(split: Split, settings: Settings) -> Trained:
         with precision(images.device):
             return mse_loss(model(images).float(), images)
 
-    options = options_of("ae", settings) | dict(schedule=settings.ae_schedule, title="autoencoder")
-    return Trained(model, fit(model, loss, split.train, **options))
+    by = dict(epochs=settings.ae_epochs, schedule=settings.ae_schedule, title="autoencoder")
+    return Trained(model, fit(model, loss, split.train, **options_of("ae", settings), **by))
 
 
 def classifier(split: Split, settings: Settings, clusters: Clusters) -> Trained:
@@ -243,6 +240,6 @@ def train_classifier(
             return cross_entropy(model(images), labels)
 
     options = options_of("clf", settings) | dict(schedule=settings.clf_schedule, title=title)
-    if epochs is not None:
-        options |= dict(epochs=epochs, min_steps=settings.min_steps // 2)
+    options["min_steps"] //= 1 if epochs is None else 2
+    options["epochs"] = epochs or settings.clf_epochs
     return Trained(model, fit(model, loss, images, labels, **options))

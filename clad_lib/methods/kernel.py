@@ -115,8 +115,6 @@ def fit_boundary(
 
 
 def _bandwidth(rows: Tensor, gamma: Gamma, seed: int) -> float:
-    if isinstance(gamma, (int, float)) and 0 < gamma < float("inf"):
-        return float(gamma)
     if gamma == "scale":
         width = rows.shape[1] * float(rows.var(correction=0))
     elif gamma == "median":
@@ -126,5 +124,5 @@ def _bandwidth(rows: Tensor, gamma: Gamma, seed: int) -> float:
         squared = squared_distances(sample, sample)[*pairs]
         width = 2 * float(squared.median()) if len(squared) else 0.0
     else:
-        raise ValueError(f"gamma is {gamma!r}: expected 'scale', 'median' or a number above 0")
+        return float(gamma)
     return 1 / width if width > 0 else 1.0  # images all alike have no width; scikit-learn takes 1

@@ -52,7 +52,7 @@ def connect(scheduler: str, workers: int, owner: str) -> Iterator[Client]:
         memory_limit=0,
         resources={"GPU": 1},
     )
-    options = dict(address=scheduler, timeout=TIMEOUT) if scheduler else here
+    options: dict[str, Any] = dict(address=scheduler, timeout=TIMEOUT) if scheduler else here
     with silence_logging_cmgr(logging.CRITICAL), Client(**options) as client:
         try:
             yield client

@@ -211,8 +211,6 @@ def open_study(
     `threads` holds for torch and for the numerical libraries in this process: another number adds
     in another order and gives other bits.
     """
-    if threads < 1:
-        raise ValueError(f"threads is {threads!r}: expected 1 or more")
     target = pick_device(device)
     torch.set_num_threads(threads)
     threadpool_limits(threads)
