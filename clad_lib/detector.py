@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from clad_lib.data.pictures import highest_values, shown
 from clad_lib.data.split import Split
 from clad_lib.judge import guarantees
 from clad_lib.judge.drift import Drift, drift
-from clad_lib.methods.scorers import pixels
+from clad_lib.methods.scorers import check_shape, pixels
 from clad_lib.study import bundle, onnx_graph, own_images, stages
 from clad_lib.study.own_images import as_images
 from clad_lib.study.store import StoreError, stamp
@@ -27,7 +28,7 @@ EXAMPLES = 1000  # training images that are kept, at most, to show which are lik
 BATCH = 2**24  # numbers of the images that are scored at a time, at most
 KEPT = {
     "settings": ("method", "size", "alpha", "delta", "seed", "profile"),
-    "learnt": ("highest", "notes", "counts", "folders"),
+    "learnt": ("highest", "notes", "counts", "folders", "threads"),
 }
 
 
@@ -43,8 +44,8 @@ class Explanation(NamedTuple):
 class Detector:
     """Fit to normal images, score new ones, alarm at a threshold whose false alarms are promised.
 
-    `method` is Patches or another of `stages.methods()` that can score new images. `size` is the
-    side in pixels to which the pictures of a folder are brought. At most a share `alpha` of new
+    `method` is Patches, CLAD or another of `stages.methods()` that can score new images. `size` is
+    the side in pixels to which the pictures of a folder are brought. At most a share `alpha` of new
     normal images alarms in the long run, with probability 1 - `delta` over the draw of calibration
     images; None takes the smallest of ALPHAS that they allow. The share `calibration` of the
     images is held out to calibrate, or more where `alpha` needs more, at most one half.
@@ -62,6 +63,7 @@ class Detector:
         calibration: float = 0.2,
         profile: str = "fast",
     ):
+        method = "ODIN" if method == "CLAD" else method  # CLAD's own score
         if method not in stages.methods():
             raise ValueError(unknown("method", method, stages.methods()))
         self.method, self.size, self.alpha, self.delta, self.seed = method, size, alpha, delta, seed
@@ -94,6 +96,7 @@ class Detector:
 
     def learn(self, split: Split, progress: bool = False) -> Detector:
         """Fit to the training images of a split, and calibrate with its calibration images."""
+        self.threads = torch.get_num_threads()
         self.scorer = own_images.fitted(self.method, split, self.config, self.device, progress)
         every = 1 if self.method == "NearestImage" else -(-len(split.train) // EXAMPLES)
         self.examples, self.counts = split.train[::every].clone(), {"train": len(split.train)}
@@ -121,7 +124,11 @@ class Detector:
         return guarantees.threshold_for(self.calibrated, alpha=alpha, delta=self.delta)
 
     def score(self, images: Any) -> np.ndarray:
-        """Scores (N,) float64 of images (N, C, S, S) uint8, higher = more anomalous."""
+        """Scores (N,) float64 of images (N, C, S, S) uint8, higher = more anomalous.
+
+        They are computed with as many threads as at the fit, where the machine has them: another
+        number adds in another order.
+        """
         return self._look(images)[0]
 
     def latent_class(self, images: Any) -> np.ndarray:
@@ -132,7 +139,13 @@ class Detector:
         if self.scorer is None:
             raise ValueError("this detector has seen no images: call fit, or Detector.load")
         look = getattr(self.scorer, "look", lambda each: (self.scorer(each), [-1] * len(each)))
-        scores, classes = look(as_images(images))
+        check_shape(new := as_images(images), tuple(self.examples.shape[1:]))
+        before = torch.get_num_threads()
+        torch.set_num_threads(min(self.threads, os.cpu_count() or 1))
+        try:
+            scores, classes = look(new)
+        finally:
+            torch.set_num_threads(before)
         return np.asarray(scores, np.float64), np.asarray(classes, np.int64)
 
     def p_value(self, images: Any) -> np.ndarray:
@@ -177,11 +190,11 @@ class Detector:
     def explain(self, image: Any, *, count: int = 5) -> Explanation:
         """Where the score of one image (C, S, S) uint8 comes from, and `count` images like it."""
         one, known = as_images(torch.as_tensor(image)[None]), pixels(self.examples)
+        latent = self.latent_class(one)
         drawn = self.scorer.map(one)[0].numpy() if hasattr(self.scorer, "map") else None
         gaps = torch.cdist(pixels(one), known, compute_mode="donot_use_mm_for_euclid_dist")[0]
         near, places = gaps.topk(min(count, len(known)), largest=False)
-        alike, latent = self.examples[places].numpy(), self.latent_class(one)
-        return Explanation(drawn, alike, near.numpy(), int(latent[0]))
+        return Explanation(drawn, self.examples[places].numpy(), near.numpy(), int(latent[0]))
 
     def report(self) -> str:
         """What was learnt from what, the threshold, what it promises, and what was left out."""
@@ -205,13 +218,16 @@ class Detector:
         Raises StoreError for a method that is not made of tensors, and where something lies already
         that it is not to `replace`.
         """
-        state, parts = bundle.taken_apart(self.method, self.scorer)
+        tensors = {"examples": self.examples}
+        plan = bundle.taken_apart(self.scorer, tensors)
         record: Any = {
             each: {name: getattr(self, name) for name in names} for each, names in KEPT.items()
         }
-        record |= {"parts": parts, "threshold": self.threshold._asdict(), "made": stamp()}
-        arrays = {"scores": self.calibrated, "known": self.known, "examples": self.examples}
-        tensors = {name: torch.as_tensor(each) for name, each in arrays.items()} | state
+        record |= {"scorer": plan, "threshold": self.threshold._asdict(), "made": stamp()}
+        tensors |= {
+            "scores": torch.as_tensor(self.calibrated),
+            "known": torch.as_tensor(self.known),
+        }
         return bundle.write_bundle(Path(place), tensors, record, self.report(), replace=replace)
 
     def to_onnx(self, path: str | Path) -> Path:
@@ -226,7 +242,9 @@ class Detector:
             "report": self.report(),
             "made": stamp(),
         }
-        return onnx_graph.write_onnx(Path(path), self.scorer, self.examples[:2], facts)
+        tensors = dict[str, torch.Tensor]()
+        scorer = bundle.put_together(bundle.taken_apart(self.scorer, tensors), tensors, "cpu")
+        return onnx_graph.write_onnx(Path(path), scorer, self.examples[:2], facts)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Detector:
@@ -240,7 +258,7 @@ class Detector:
             vars(found).update({name: record["learnt"][name] for name in KEPT["learnt"]})
             found.examples = as_images(tensors["examples"])
             found.calibrated, found.known = tensors["scores"].numpy(), tensors["known"].numpy()
-            found.scorer = bundle.put_together(found.method, tensors, record["parts"], found.device)
+            found.scorer = bundle.put_together(record["scorer"], tensors, found.device)
             found.threshold = found.threshold_at(record["threshold"]["alpha"])
             _ = found.explain(found.examples[0]), found.p_value(found.examples[:1]), found.report()
         except Exception as error:  # damaged files raise whatever their reader raises
