@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from clad_lib.clad.training import pick_device
-from clad_lib.config import make_config, unknown
+from clad_lib.config import make_config
 from clad_lib.data.folders import image_files, stream_folder
 from clad_lib.data.pictures import highest_values, shown
 from clad_lib.data.split import Split
 from clad_lib.judge import guarantees
 from clad_lib.judge.drift import Drift, drift
 from clad_lib.methods.scorers import check_shape, pixels
-from clad_lib.study import bundle, onnx_graph, own_images, stages
+from clad_lib.study import bundle, onnx_graph, own_images
 from clad_lib.study.own_images import as_images
 from clad_lib.study.store import StoreError, stamp
 
@@ -63,10 +65,9 @@ class Detector:
         calibration: float = 0.2,
         profile: str = "fast",
     ):
-        method = "ODIN" if method == "CLAD" else method  # CLAD's own score
-        if method not in stages.methods():
-            raise ValueError(unknown("method", method, stages.methods()))
         self.method, self.size, self.alpha, self.delta, self.seed = method, size, alpha, delta, seed
+        self.method = own_images.check_method("ODIN" if method == "CLAD" else method)
+        guarantees.images_needed(max(ALPHAS) if alpha is None else alpha, delta)  # it checks both
         self.config = make_config("own images", "ALL", profile=profile, seed=seed, size=size)
         self.device, self.calibration, self.profile = pick_device(device), calibration, profile
         self.scorer: Any = None
@@ -84,11 +85,13 @@ class Detector:
         self.highest, shape = dict[str, float](), [3, self.size or 4, self.size or 4]
         if isinstance(images, (str, Path)):
             files, _ = image_files(images, strict=strict)
-            own_images.check_memory(self.method, len(files), shape, self.config)
+            own_images.estimate(self.method, len(files), shape, self.config)
             self.highest = highest_values(files)
         how: Any = dict(size=self.size, highest=self.highest, progress=progress)
         found, self.notes, self.folders = own_images.read_images(images, strict=strict, **how)
-        own_images.check_memory(self.method, len(found), found.shape[1:], self.config)
+        takes = own_images.estimate(self.method, len(found), found.shape[1:], self.config)
+        if progress:
+            tqdm.write(takes, file=sys.stderr)
         names = np.arange(len(found)) if tracks is None else np.asarray(tracks)
         promise: Any = dict(alpha=self.alpha or max(ALPHAS), delta=self.delta, seed=self.seed)
         split = own_images.hold_out(found, names, share=self.calibration, **promise)
@@ -140,12 +143,8 @@ class Detector:
             raise ValueError("this detector has seen no images: call fit, or Detector.load")
         look = getattr(self.scorer, "look", lambda each: (self.scorer(each), [-1] * len(each)))
         check_shape(new := as_images(images), tuple(self.examples.shape[1:]))
-        before = torch.get_num_threads()
-        torch.set_num_threads(min(self.threads, os.cpu_count() or 1))
-        try:
+        with own_images.threads(self.threads):
             scores, classes = look(new)
-        finally:
-            torch.set_num_threads(before)
         return np.asarray(scores, np.float64), np.asarray(classes, np.int64)
 
     def p_value(self, images: Any) -> np.ndarray:
@@ -198,19 +197,7 @@ class Detector:
 
     def report(self) -> str:
         """What was learnt from what, the threshold, what it promises, and what was left out."""
-        chosen = "as asked" if self.alpha else "the smallest of 0.01, 0.05, 0.1 that they allow"
-        shape = "{1} x {2} x {3}".format(*self.examples.shape)
-        lines = [
-            f"{self.method} on images of {shape} (channels, height, width), seed {self.seed}.",
-            "{images:,} images: {train:,} to learn from, {held:,} to calibrate, ".format(
-                **self.counts
-            )
-            + f"of which {len(self.calibrated):,} are independent.",
-            f"An image alarms above the score {self.threshold.value:.6g}, for alpha = "
-            f"{self.threshold.alpha:g}: {chosen}.",
-            guarantees.in_words(self.threshold),
-        ]
-        return "\n".join(lines + [f"Left out or read in part: {self.notes}."] * bool(self.notes))
+        return own_images.report(self)
 
     def save(self, place: str | Path, *, replace: bool = False) -> Path:
         """Write the bundle, a folder or a .zip file, whole or not at all.
@@ -218,16 +205,13 @@ class Detector:
         Raises StoreError for a method that is not made of tensors, and where something lies already
         that it is not to `replace`.
         """
-        tensors = {"examples": self.examples}
-        plan = bundle.taken_apart(self.scorer, tensors)
+        arrays = {"scores": self.calibrated, "known": self.known, "examples": self.examples}
+        tensors = {name: torch.as_tensor(each) for name, each in arrays.items()}
         record: Any = {
             each: {name: getattr(self, name) for name in names} for each, names in KEPT.items()
         }
-        record |= {"scorer": plan, "threshold": self.threshold._asdict(), "made": stamp()}
-        tensors |= {
-            "scores": torch.as_tensor(self.calibrated),
-            "known": torch.as_tensor(self.known),
-        }
+        record |= {"threshold": self.threshold._asdict(), "made": stamp()}
+        record["scorer"] = bundle.taken_apart(self.scorer, tensors)
         return bundle.write_bundle(Path(place), tensors, record, self.report(), replace=replace)
 
     def to_onnx(self, path: str | Path) -> Path:
@@ -236,12 +220,8 @@ class Detector:
         Its metadata hold the threshold, the calibration scores, and what it does not carry. Raises
         StoreError for other methods than Patches, and without the extra `onnx`.
         """
-        facts = {
-            "threshold": self.threshold._asdict(),
-            "calibration": self.calibrated.tolist(),
-            "report": self.report(),
-            "made": stamp(),
-        }
+        facts = {"calibration": self.calibrated.tolist(), "report": self.report(), "made": stamp()}
+        facts["threshold"] = self.threshold._asdict()
         tensors = dict[str, torch.Tensor]()
         scorer = bundle.put_together(bundle.taken_apart(self.scorer, tensors), tensors, "cpu")
         return onnx_graph.write_onnx(Path(path), scorer, self.examples[:2], facts)
@@ -262,7 +242,7 @@ class Detector:
             found.threshold = found.threshold_at(record["threshold"]["alpha"])
             _ = found.explain(found.examples[0]), found.p_value(found.examples[:1]), found.report()
         except Exception as error:  # damaged files raise whatever their reader raises
-            damaged = f"{folder} is damaged, or of no use here ({type(error).__name__}: {error})"
-            words = str(error) if isinstance(error, StoreError) else " ".join(damaged.split())
-            raise StoreError(words) from error
+            reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+            damaged = f"{folder} is damaged, or of no use here ({reason})"
+            raise error if isinstance(error, StoreError) else StoreError(damaged) from error
         return found

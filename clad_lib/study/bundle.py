@@ -7,9 +7,10 @@ import inspect
 import io
 import json
 import os
+import pkgutil
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,23 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from clad_lib.clad.networks import NETWORKS
-from clad_lib.clad.scores import odin
-from clad_lib.methods.distances import Memory
-from clad_lib.methods.fused import FusedScorer
-from clad_lib.methods.kernel import KernelScorer
-from clad_lib.methods.nearest import distance_to
-from clad_lib.methods.patches import Dictionary, PatchScorer
-from clad_lib.methods.pretrained import PretrainedScorer
-from clad_lib.methods.rotation import RotationScorer
-from clad_lib.methods.scorers import FittedScorer
 from clad_lib.study.store import StoreError, atomic_folder, write_atomically
 
 FORMAT = 2  # grows when an older clad_lib could not read what is written
 SAVED = ("Patches", "Rotation", "Fused", "Pretrained", "ODIN", "NearestImage", "OCSVM", "SVDD")
-KINDS: dict[str, Callable[..., Any]] = {
-    kind.__name__: kind
-    for kind in (PatchScorer, RotationScorer, FusedScorer, PretrainedScorer, KernelScorer)
-} | {kind.__name__: kind for kind in (FittedScorer, Dictionary, Memory, odin, distance_to)}
+PLACES = (  # of what scorers are made of: classes, and functions whose first arguments are kept
+    "clad.scores:odin",
+    "methods.distances:Memory",
+    "methods.fused:FusedScorer",
+    "methods.kernel:KernelScorer",
+    "methods.nearest:distance_to",
+    "methods.patches:Dictionary",
+    "methods.patches:PatchScorer",
+    "methods.pretrained:PretrainedScorer",
+    "methods.rotation:RotationScorer",
+    "methods.scorers:FittedScorer",
+)
+KINDS = {place.partition(":")[2]: f"clad_lib.{place}" for place in PLACES}
 ON_DEVICE = ("Dictionary", "Memory", "distance_to")  # of which the tensors lie where it computes
 WEIGHTS, RECORD, CARD, SUMS = "model.safetensors", "detector.json", "MODEL_CARD.md", "SHA256SUMS"
 FILES = (WEIGHTS, RECORD, CARD, SUMS)
@@ -152,7 +153,7 @@ def taken_apart(value: Any, tensors: dict[str, Tensor], name: str = "scorer") ->
     parts: Any = value
     if isinstance(value, partial):
         parts = {"kind": value.func.__name__, "first": value.args, "options": value.keywords}
-    elif type(value) in KINDS.values():
+    elif f"{type(value).__module__}:{type(value).__name__}" in KINDS.values():
         fields = inspect.signature(type(value)).parameters
         parts = {"kind": type(value).__name__} | {each: getattr(value, each) for each in fields}
     if isinstance(parts, Mapping):
@@ -184,6 +185,6 @@ def put_together(plan: Any, tensors: Mapping[str, Tensor], device: Any, place: A
     parts = {key: put_together(each, tensors, device, place) for key, each in plan.items()}
     if "kind" not in plan:
         return parts
-    made = KINDS[parts.pop("kind")]
+    made: Any = pkgutil.resolve_name(KINDS[parts.pop("kind")])
     function = not isinstance(made, type)
     return partial(made, *parts["first"], **parts["options"]) if function else made(**parts)
