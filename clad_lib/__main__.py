@@ -21,6 +21,7 @@ def application() -> typer.Typer:
 def main() -> None:
     """Run the command line: status 1 and one line for an expected error, 2 for wrong usage."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # names may be no text
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # an interrupted kernel leaves tasks
     try:
         status = application()(standalone_mode=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,16 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from clad_lib.clad.training import pick_device
-from clad_lib.config import make_config, unknown
+from clad_lib.config import make_config
 from clad_lib.data.folders import image_files, stream_folder
 from clad_lib.data.pictures import highest_values, shown
 from clad_lib.data.split import Split
 from clad_lib.judge import guarantees
 from clad_lib.judge.drift import Drift, drift
-from clad_lib.methods.scorers import pixels
-from clad_lib.study import bundle, onnx_graph, own_images, stages
+from clad_lib.methods.scorers import check_shape, pixels
+from clad_lib.study import bundle, onnx_graph, own_images
 from clad_lib.study.own_images import as_images
 from clad_lib.study.store import StoreError, stamp
 
@@ -27,7 +30,7 @@ EXAMPLES = 1000  # training images that are kept, at most, to show which are lik
 BATCH = 2**24  # numbers of the images that are scored at a time, at most
 KEPT = {
     "settings": ("method", "size", "alpha", "delta", "seed", "profile"),
-    "learnt": ("highest", "notes", "counts", "folders"),
+    "learnt": ("highest", "notes", "counts", "folders", "threads"),
 }
 
 
@@ -43,8 +46,8 @@ class Explanation(NamedTuple):
 class Detector:
     """Fit to normal images, score new ones, alarm at a threshold whose false alarms are promised.
 
-    `method` is Patches or another of `stages.methods()` that can score new images. `size` is the
-    side in pixels to which the pictures of a folder are brought. At most a share `alpha` of new
+    `method` is Patches, CLAD or another of `stages.methods()` that can score new images. `size` is
+    the side in pixels to which the pictures of a folder are brought. At most a share `alpha` of new
     normal images alarms in the long run, with probability 1 - `delta` over the draw of calibration
     images; None takes the smallest of ALPHAS that they allow. The share `calibration` of the
     images is held out to calibrate, or more where `alpha` needs more, at most one half.
@@ -62,9 +65,9 @@ class Detector:
         calibration: float = 0.2,
         profile: str = "fast",
     ):
-        if method not in stages.methods():
-            raise ValueError(unknown("method", method, stages.methods()))
         self.method, self.size, self.alpha, self.delta, self.seed = method, size, alpha, delta, seed
+        self.method = own_images.check_method("ODIN" if method == "CLAD" else method)
+        guarantees.images_needed(max(ALPHAS) if alpha is None else alpha, delta)  # it checks both
         self.config = make_config("own images", "ALL", profile=profile, seed=seed, size=size)
         self.device, self.calibration, self.profile = pick_device(device), calibration, profile
         self.scorer: Any = None
@@ -82,11 +85,13 @@ class Detector:
         self.highest, shape = dict[str, float](), [3, self.size or 4, self.size or 4]
         if isinstance(images, (str, Path)):
             files, _ = image_files(images, strict=strict)
-            own_images.check_memory(self.method, len(files), shape, self.config)
+            own_images.estimate(self.method, len(files), shape, self.config)
             self.highest = highest_values(files)
         how: Any = dict(size=self.size, highest=self.highest, progress=progress)
         found, self.notes, self.folders = own_images.read_images(images, strict=strict, **how)
-        own_images.check_memory(self.method, len(found), found.shape[1:], self.config)
+        takes = own_images.estimate(self.method, len(found), found.shape[1:], self.config)
+        if progress:
+            tqdm.write(takes, file=sys.stderr)
         names = np.arange(len(found)) if tracks is None else np.asarray(tracks)
         promise: Any = dict(alpha=self.alpha or max(ALPHAS), delta=self.delta, seed=self.seed)
         split = own_images.hold_out(found, names, share=self.calibration, **promise)
@@ -94,6 +99,7 @@ class Detector:
 
     def learn(self, split: Split, progress: bool = False) -> Detector:
         """Fit to the training images of a split, and calibrate with its calibration images."""
+        self.threads = torch.get_num_threads()
         self.scorer = own_images.fitted(self.method, split, self.config, self.device, progress)
         every = 1 if self.method == "NearestImage" else -(-len(split.train) // EXAMPLES)
         self.examples, self.counts = split.train[::every].clone(), {"train": len(split.train)}
@@ -121,7 +127,11 @@ class Detector:
         return guarantees.threshold_for(self.calibrated, alpha=alpha, delta=self.delta)
 
     def score(self, images: Any) -> np.ndarray:
-        """Scores (N,) float64 of images (N, C, S, S) uint8, higher = more anomalous."""
+        """Scores (N,) float64 of images (N, C, S, S) uint8, higher = more anomalous.
+
+        They are computed with as many threads as at the fit, where the machine has them: another
+        number adds in another order.
+        """
         return self._look(images)[0]
 
     def latent_class(self, images: Any) -> np.ndarray:
@@ -132,7 +142,9 @@ class Detector:
         if self.scorer is None:
             raise ValueError("this detector has seen no images: call fit, or Detector.load")
         look = getattr(self.scorer, "look", lambda each: (self.scorer(each), [-1] * len(each)))
-        scores, classes = look(as_images(images))
+        check_shape(new := as_images(images), tuple(self.examples.shape[1:]))
+        with own_images.threads(self.threads):
+            scores, classes = look(new)
         return np.asarray(scores, np.float64), np.asarray(classes, np.int64)
 
     def p_value(self, images: Any) -> np.ndarray:
@@ -177,27 +189,15 @@ class Detector:
     def explain(self, image: Any, *, count: int = 5) -> Explanation:
         """Where the score of one image (C, S, S) uint8 comes from, and `count` images like it."""
         one, known = as_images(torch.as_tensor(image)[None]), pixels(self.examples)
+        latent = self.latent_class(one)
         drawn = self.scorer.map(one)[0].numpy() if hasattr(self.scorer, "map") else None
         gaps = torch.cdist(pixels(one), known, compute_mode="donot_use_mm_for_euclid_dist")[0]
         near, places = gaps.topk(min(count, len(known)), largest=False)
-        alike, latent = self.examples[places].numpy(), self.latent_class(one)
-        return Explanation(drawn, alike, near.numpy(), int(latent[0]))
+        return Explanation(drawn, self.examples[places].numpy(), near.numpy(), int(latent[0]))
 
     def report(self) -> str:
         """What was learnt from what, the threshold, what it promises, and what was left out."""
-        chosen = "as asked" if self.alpha else "the smallest of 0.01, 0.05, 0.1 that they allow"
-        shape = "{1} x {2} x {3}".format(*self.examples.shape)
-        lines = [
-            f"{self.method} on images of {shape} (channels, height, width), seed {self.seed}.",
-            "{images:,} images: {train:,} to learn from, {held:,} to calibrate, ".format(
-                **self.counts
-            )
-            + f"of which {len(self.calibrated):,} are independent.",
-            f"An image alarms above the score {self.threshold.value:.6g}, for alpha = "
-            f"{self.threshold.alpha:g}: {chosen}.",
-            guarantees.in_words(self.threshold),
-        ]
-        return "\n".join(lines + [f"Left out or read in part: {self.notes}."] * bool(self.notes))
+        return own_images.report(self)
 
     def save(self, place: str | Path, *, replace: bool = False) -> Path:
         """Write the bundle, a folder or a .zip file, whole or not at all.
@@ -205,13 +205,13 @@ class Detector:
         Raises StoreError for a method that is not made of tensors, and where something lies already
         that it is not to `replace`.
         """
-        state, parts = bundle.taken_apart(self.method, self.scorer)
+        arrays = {"scores": self.calibrated, "known": self.known, "examples": self.examples}
+        tensors = {name: torch.as_tensor(each) for name, each in arrays.items()}
         record: Any = {
             each: {name: getattr(self, name) for name in names} for each, names in KEPT.items()
         }
-        record |= {"parts": parts, "threshold": self.threshold._asdict(), "made": stamp()}
-        arrays = {"scores": self.calibrated, "known": self.known, "examples": self.examples}
-        tensors = {name: torch.as_tensor(each) for name, each in arrays.items()} | state
+        record |= {"threshold": self.threshold._asdict(), "made": stamp()}
+        record["scorer"] = bundle.taken_apart(self.scorer, tensors)
         return bundle.write_bundle(Path(place), tensors, record, self.report(), replace=replace)
 
     def to_onnx(self, path: str | Path) -> Path:
@@ -220,13 +220,11 @@ class Detector:
         Its metadata hold the threshold, the calibration scores, and what it does not carry. Raises
         StoreError for other methods than Patches, and without the extra `onnx`.
         """
-        facts = {
-            "threshold": self.threshold._asdict(),
-            "calibration": self.calibrated.tolist(),
-            "report": self.report(),
-            "made": stamp(),
-        }
-        return onnx_graph.write_onnx(Path(path), self.scorer, self.examples[:2], facts)
+        facts = {"calibration": self.calibrated.tolist(), "report": self.report(), "made": stamp()}
+        facts["threshold"] = self.threshold._asdict()
+        tensors = dict[str, torch.Tensor]()
+        scorer = bundle.put_together(bundle.taken_apart(self.scorer, tensors), tensors, "cpu")
+        return onnx_graph.write_onnx(Path(path), scorer, self.examples[:2], facts)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Detector:
@@ -240,11 +238,11 @@ class Detector:
             vars(found).update({name: record["learnt"][name] for name in KEPT["learnt"]})
             found.examples = as_images(tensors["examples"])
             found.calibrated, found.known = tensors["scores"].numpy(), tensors["known"].numpy()
-            found.scorer = bundle.put_together(found.method, tensors, record["parts"], found.device)
+            found.scorer = bundle.put_together(record["scorer"], tensors, found.device)
             found.threshold = found.threshold_at(record["threshold"]["alpha"])
             _ = found.explain(found.examples[0]), found.p_value(found.examples[:1]), found.report()
         except Exception as error:  # damaged files raise whatever their reader raises
-            damaged = f"{folder} is damaged, or of no use here ({type(error).__name__}: {error})"
-            words = str(error) if isinstance(error, StoreError) else " ".join(damaged.split())
-            raise StoreError(words) from error
+            reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+            damaged = f"{folder} is damaged, or of no use here ({reason})"
+            raise error if isinstance(error, StoreError) else StoreError(damaged) from error
         return found

@@ -18,6 +18,7 @@ Kept = Annotated[Path, typer.Argument(help="a folder or .zip that `clad fit` has
 Strict = Annotated[bool, typer.Option("--strict", help="refuse a folder with unreadable files")]
 ALARMS = 3  # exit status of --fail-on-alarm
 GALLERY = 12  # images on the page
+METHODS = "Patches, Fused, Rotation, Pretrained, CLAD, NearestImage, OCSVM or SVDD"
 
 
 @app.command()
@@ -28,7 +29,7 @@ def fit(
     alpha: Annotated[
         float | None, typer.Option(help="share of normal images that may alarm, such as 0.01")
     ] = None,
-    method: Annotated[str, typer.Option(help="Patches, NearestImage or ODIN")] = "Patches",
+    method: Annotated[str, typer.Option(help=METHODS)] = "Patches",
     seed: Seed = 0,
     device: Device = "auto",
     strict: Strict = False,
@@ -36,8 +37,8 @@ def fit(
     """Learn from a folder of normal images, and keep the detector with its promised threshold."""
     from clad_lib.study import bundle
 
-    bundle.check(out, method)
     detector = clad_lib.Detector(method, size, alpha, seed=seed, device=device)
+    bundle.check(out, detector.method)
     typer.echo(detector.fit(folder, strict=strict, progress=True).report())
     typer.echo(f"kept in {detector.save(out)}: `clad score {out} FOLDER --csv scores.csv`")
 

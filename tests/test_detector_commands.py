@@ -250,7 +250,7 @@ def test_wrong_usage_and_errors_are_told_apart(place, kept, tmp_path):
     assert press("score", kept, place / "new", "--scv", "x").exit_code == 2
     errors = {
         ("fit", place / "normal", "--out", kept): "exists already",
-        ("fit", place / "normal", "--out", tmp_path / "d", "--method", "OCSVM"): "cannot be saved",
+        ("fit", place / "normal", "--out", tmp_path / "d", "--method", "OCNN"): "cannot be saved",
         ("fit", place / "odd", "--out", tmp_path / "d", "--strict"): "nothing but pictures",
         ("fit", place / "odd", "--out", tmp_path / "d"): "got 20 images",
         ("fit", place / "no", "--out", tmp_path / "d"): "expected pictures",

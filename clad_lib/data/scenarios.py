@@ -83,7 +83,10 @@ def make_split(
     """
     where = f"scenario {scenario.name}"
     for label in set(scenario.normal) - set(train.labels.tolist()):
-        name = dict(enumerate(train.class_names)).get(label, label)
+        if label not in range(len(train.class_names)):
+            last = len(train.class_names) - 1
+            raise DataError(f"{where}: class {label!r} is not there: expected numbers 0 to {last}")
+        name = train.class_names[label]
         raise DataError(f"{where}: class {name!r} has no training images; leave it out")
     anomaly = ~np.isin(test.labels, scenario.normal)
     if scenario.name != "ALL" and anomaly.all() | ~anomaly.any():

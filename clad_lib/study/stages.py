@@ -58,7 +58,7 @@ class Row(NamedTuple):
 _stage = partial(Row, shown_in="05_odin_scoring")
 _score = partial(Row, shown_in="05_odin_scoring", block=LATENT)
 _LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another package: when named
-_TURNED = ("rotation_network",)
+_TURNED, _EXPERTS, _WEIGHT = ("rotation_network",), ("Patches", "Rotation"), ("rotation_weight",)
 _OUTPUTS = ("clusters", "classifier", "outputs")
 _PATCHES = ("patch_features", "patch_images", "clusters")
 _FOLDS = ("folds", "withheld", "fold_epochs", *_CLASSIFIER, "odin_factor")
@@ -141,13 +141,7 @@ _OWN: dict[str, Row] = {
         in_all=False,
     ),
     "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, **_LONG),
-    "Fused": Row(
-        "clad_lib.methods.fused:fused",
-        ("Patches", "Rotation"),
-        ("rotation_weight",),
-        version=2,
-        **_LONG,
-    ),
+    "Fused": Row("clad_lib.methods.fused:fused", _EXPERTS, _WEIGHT, version=2, **_LONG),
     "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }
 

@@ -401,6 +401,6 @@ def test_health_names_dead_clusters_and_the_last_values():
         ("x2 domain", 0.001),
     ]
     assert "1 of 3 clusters are dead" in alt_text(figure)
-    assert "last churn and entropy: [0.01, 0.4]" in alt_text(figure)
+    assert "last churn and entropy: 0.010 and 0.400" in alt_text(figure)
     kmeans = clusters.cluster_health(np.array([0.5, 0.5]), np.zeros(0), np.zeros(0))
     assert "0 of 2 clusters are dead" in alt_text(kmeans)

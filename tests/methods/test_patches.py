@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save
 from sklearn.covariance import ShrunkCovariance
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
@@ -203,10 +202,13 @@ def test_blocks_and_kinds_of_pixels_do_not_matter(ones_and_fours, scorer):
     torch.testing.assert_close(scorer(images / 255), scorer(images), rtol=1e-3, atol=1e-3)
 
 
-def test_state_survives_safetensors(ones_and_fours, scorer):
-    again = PatchScorer.from_state(load(save(scorer.state())))
-    assert torch.equal(again(ones_and_fours), scorer(ones_and_fours))
-    assert torch.equal(again.normals, scorer.normals)
+def test_dictionaries_and_points_that_do_not_fit_are_refused(scorer):
+    (first, memory), (other, _) = scorer.views
+    wrong = [(other, memory._replace(points=memory.points[:, 1:])), (other, memory)]
+    sizes = other._replace(layout=other.layout + torch.tensor([0, 0, 0, 0, 1]))
+    for views in (wrong[:1], wrong, [(first, memory), (sizes, memory)]):
+        with pytest.raises(ValueError, match="do not fit"):
+            PatchScorer(views, scorer.own)
 
 
 def test_at_most_so_many_images_are_distances(ones_and_fours):

@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clad_lib import make_config, open_study
+from clad_lib import config, make_config, open_study
 from clad_lib.__main__ import application
 from clad_lib.clad.scores import Scored
+from clad_lib.data.pictures import DataError
+from clad_lib.data.scenarios import load_split
 from clad_lib.study import stages
 from clad_lib.study.engine import ReuseWarning
 from clad_lib.study.store import StoreError
@@ -153,8 +155,7 @@ def test_rows_that_cannot_be_taken_are_named(toys, plugin, message, monkeypatch)
         ("channels = 1\n", "", "[toys] lacks channels"),
         ("channels =", "chanels =", "[toys] lacks channels"),
         ("title =", "[", "is not TOML"),
-        ("[0, 1]", "[0, 3]", "normal of [toys.scenarios.DULL] holds 3"),
-        ("[0, 1]", '["dull"]', "holds 'dull': expected numbers of classes, from 0"),
+        ('title = "dull', 'titel = "dull', "[toys.scenarios.DULL] lacks title"),
     ],
 )
 def test_a_wrong_table_of_a_data_set_is_one_line(toys, tmp_path, old, new, message):
@@ -169,10 +170,19 @@ def test_a_wrong_table_of_a_data_set_is_one_line(toys, tmp_path, old, new, messa
     assert len(told.splitlines()) == 1
 
 
+@pytest.mark.parametrize("label", ["3", '"dull"'])
+def test_a_scenario_of_no_class_says_which_there_are(toys, tmp_path, label):
+    place = tmp_path / "data" / "datasets.toml"
+    place.write_text(TOYS.replace("[0, 1]", f"[0, {label}]"), encoding="utf-8")
+    config._tables.cache_clear()
+    with pytest.raises(DataError, match="is not there: expected numbers 0 to 2"):
+        load_split(make_config("toys", "DULL"))
+
+
 @pytest.fixture
 def study(tmp_path):
-    config = make_config("digits", "CUR", profile="smoke")
-    return open_study(config, runs=tmp_path / "runs", device="cpu", progress=False)
+    chosen = make_config("digits", "CUR", profile="smoke")
+    return open_study(chosen, runs=tmp_path / "runs", device="cpu", progress=False)
 
 
 def test_what_was_made_is_found_and_what_was_damaged_is_named(study):
