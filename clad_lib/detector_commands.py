@@ -18,7 +18,6 @@ Kept = Annotated[Path, typer.Argument(help="a folder or .zip that `clad fit` has
 Strict = Annotated[bool, typer.Option("--strict", help="refuse a folder with unreadable files")]
 ALARMS = 3  # exit status of --fail-on-alarm
 GALLERY = 12  # images on the page
-METHODS = "Patches, Fused, Rotation, Pretrained, CLAD, NearestImage, OCSVM or SVDD"
 
 
 @app.command()
@@ -29,7 +28,12 @@ def fit(
     alpha: Annotated[
         float | None, typer.Option(help="share of normal images that may alarm, such as 0.01")
     ] = None,
-    method: Annotated[str, typer.Option(help=METHODS)] = "Patches",
+    method: Annotated[
+        str, typer.Option(help="also Fused, Rotation, Pretrained, CLAD, NearestImage, OCSVM, SVDD")
+    ] = "Patches",
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="mirrored ones are as normal: scenes, not letters")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     strict: Strict = False,
@@ -37,7 +41,7 @@ def fit(
     """Learn from a folder of normal images, and keep the detector with its promised threshold."""
     from clad_lib.study import bundle
 
-    detector = clad_lib.Detector(method, size, alpha, seed=seed, device=device)
+    detector = clad_lib.Detector(method, size, alpha, seed=seed, device=device, mirror=mirror)
     bundle.check(out, detector.method)
     typer.echo(detector.fit(folder, strict=strict, progress=True).report())
     typer.echo(f"kept in {detector.save(out)}: `clad score {out} FOLDER --csv scores.csv`")
