@@ -76,7 +76,11 @@ def score(
     kept = clad_lib.Detector.load(detector, device=device)
     scores, top, skipped = _write_scores(kept.score_folder(folder, strict=strict), csv)
     alarms = int((scores > kept.threshold.value).sum())
-    said: dict[str, Any] = {"images": len(scores), "alarms": alarms, "skipped": skipped}
+    said: dict[str, Any] = {
+        "images": len(scores),
+        "alarms": alarms,
+        "skipped or read in part": skipped,
+    }
     said |= {"threshold": kept.threshold.value, "promise": guarantees.in_words(kept.threshold)}
     drift = kept.drift(scores) if normal else None
     if drift is not None:
@@ -90,8 +94,7 @@ def score(
             ]
     if html is not None:
         write_page(html, kept, said, scores, top, drift)
-    lines = "\n".join(f"{name}: {value}" for name, value in said.items())
-    typer.echo(json.dumps(said) if as_json else lines)
+    typer.echo(json.dumps(said) if as_json else "\n".join(f"{k}: {v}" for k, v in said.items()))
     if fail_on_alarm and alarms:
         raise typer.Exit(ALARMS)
 
