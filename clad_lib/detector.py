@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ ALPHAS = (0.01, 0.05, 0.1)  # of which the smallest possible one is taken
 EXAMPLES = 1000  # training images that are kept, at most, to show which are like a new one
 BATCH = 2**24  # numbers of the images that are scored at a time, at most
 KEPT = {
-    "settings": ("method", "size", "alpha", "delta", "seed", "profile"),
+    "settings": ("method", "size", "alpha", "delta", "seed", "mirror", "profile"),
     "learnt": ("highest", "notes", "counts", "folders", "threads"),
 }
 
@@ -49,8 +48,9 @@ class Detector:
     `method` is Patches, CLAD or another of `stages.methods()` that can score new images. `size` is
     the side in pixels to which the pictures of a folder are brought. At most a share `alpha` of new
     normal images alarms in the long run, with probability 1 - `delta` over the draw of calibration
-    images; None takes the smallest of ALPHAS that they allow. The share `calibration` of the
-    images is held out to calibrate, or more where `alpha` needs more, at most one half.
+    images; None takes the smallest of ALPHAS that they allow. The share `calibration` of the images
+    is held out to calibrate, or more where `alpha` needs more, at most one half. `mirror` says that
+    a mirrored image is as normal: so it is with scenes and animals, not with signs or letters.
     """
 
     def __init__(
@@ -62,10 +62,11 @@ class Detector:
         seed: int = 0,
         device: str = "auto",
         *,
+        mirror: bool = False,
         calibration: float = 0.2,
         profile: str = "fast",
     ):
-        self.method, self.size, self.alpha, self.delta, self.seed = method, size, alpha, delta, seed
+        self.size, self.alpha, self.delta, self.seed, self.mirror = size, alpha, delta, seed, mirror
         self.method = own_images.check_method("ODIN" if method == "CLAD" else method)
         guarantees.images_needed(max(ALPHAS) if alpha is None else alpha, delta)  # it checks both
         self.config = make_config("own images", "ALL", profile=profile, seed=seed, size=size)
@@ -93,8 +94,8 @@ class Detector:
         if progress:
             tqdm.write(takes, file=sys.stderr)
         names = np.arange(len(found)) if tracks is None else np.asarray(tracks)
-        promise: Any = dict(alpha=self.alpha or max(ALPHAS), delta=self.delta, seed=self.seed)
-        split = own_images.hold_out(found, names, share=self.calibration, **promise)
+        by: Any = {name: getattr(self, name) for name in ("delta", "calibration", "seed", "mirror")}
+        split = own_images.hold_out(found, names, alpha=self.alpha or max(ALPHAS), **by)
         return self.learn(split, progress)
 
     def learn(self, split: Split, progress: bool = False) -> Detector:
@@ -242,7 +243,8 @@ class Detector:
             found.threshold = found.threshold_at(record["threshold"]["alpha"])
             _ = found.explain(found.examples[0]), found.p_value(found.examples[:1]), found.report()
         except Exception as error:  # damaged files raise whatever their reader raises
-            reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
-            damaged = f"{folder} is damaged, or of no use here ({reason})"
-            raise error if isinstance(error, StoreError) else StoreError(damaged) from error
+            if isinstance(error, StoreError):
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise StoreError(f"{folder} is damaged, or of no use here ({reason})") from error
         return found

@@ -18,7 +18,6 @@ Kept = Annotated[Path, typer.Argument(help="a folder or .zip that `clad fit` has
 Strict = Annotated[bool, typer.Option("--strict", help="refuse a folder with unreadable files")]
 ALARMS = 3  # exit status of --fail-on-alarm
 GALLERY = 12  # images on the page
-METHODS = "Patches, Fused, Rotation, Pretrained, CLAD, NearestImage, OCSVM or SVDD"
 
 
 @app.command()
@@ -29,7 +28,12 @@ def fit(
     alpha: Annotated[
         float | None, typer.Option(help="share of normal images that may alarm, such as 0.01")
     ] = None,
-    method: Annotated[str, typer.Option(help=METHODS)] = "Patches",
+    method: Annotated[
+        str, typer.Option(help="also Fused, Rotation, Pretrained, CLAD, NearestImage, OCSVM, SVDD")
+    ] = "Patches",
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="mirrored ones are as normal: scenes, not letters")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     strict: Strict = False,
@@ -37,7 +41,7 @@ def fit(
     """Learn from a folder of normal images, and keep the detector with its promised threshold."""
     from clad_lib.study import bundle
 
-    detector = clad_lib.Detector(method, size, alpha, seed=seed, device=device)
+    detector = clad_lib.Detector(method, size, alpha, seed=seed, device=device, mirror=mirror)
     bundle.check(out, detector.method)
     typer.echo(detector.fit(folder, strict=strict, progress=True).report())
     typer.echo(f"kept in {detector.save(out)}: `clad score {out} FOLDER --csv scores.csv`")
@@ -72,7 +76,11 @@ def score(
     kept = clad_lib.Detector.load(detector, device=device)
     scores, top, skipped = _write_scores(kept.score_folder(folder, strict=strict), csv)
     alarms = int((scores > kept.threshold.value).sum())
-    said: dict[str, Any] = {"images": len(scores), "alarms": alarms, "skipped": skipped}
+    said: dict[str, Any] = {
+        "images": len(scores),
+        "alarms": alarms,
+        "skipped or read in part": skipped,
+    }
     said |= {"threshold": kept.threshold.value, "promise": guarantees.in_words(kept.threshold)}
     drift = kept.drift(scores) if normal else None
     if drift is not None:
@@ -86,8 +94,7 @@ def score(
             ]
     if html is not None:
         write_page(html, kept, said, scores, top, drift)
-    lines = "\n".join(f"{name}: {value}" for name, value in said.items())
-    typer.echo(json.dumps(said) if as_json else lines)
+    typer.echo(json.dumps(said) if as_json else "\n".join(f"{k}: {v}" for k, v in said.items()))
     if fail_on_alarm and alarms:
         raise typer.Exit(ALARMS)
 

@@ -175,6 +175,18 @@ def test_an_unfitted_detector_says_so():
         Detector().score(noise(1))
 
 
+def test_mirrored_images_are_said_to_be_normal_and_that_is_kept(digits, tmp_path):
+    detector = Detector("Fused", profile="smoke", mirror=True, device="cpu").fit(digits[0][:60])
+    (patches, _), _ = detector.scorer.experts["Patches"].views
+    assert int(patches.layout[2]) == 2  # cells a side, as for data sets of photographs
+    again = Detector.load(detector.save(tmp_path / "kept"), device="cpu")
+    assert again.mirror
+    own_images.renew(again, digits[0][60:70], train=True, places=[digits[0][:60]])
+    (patches, _), _ = again.scorer.experts["Patches"].views
+    assert int(patches.layout[2]) == 2
+    assert not np.allclose(again.score(digits[1]), detector.score(digits[1]))
+
+
 def test_explain_says_where_and_shows_what_is_like_it(digits, patches, fitted):
     found = patches.explain(digits[2][0])
     assert found.map.shape == (4, 4)

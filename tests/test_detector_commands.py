@@ -12,8 +12,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from clad_lib.__main__ import application
+from clad_lib.config import make_config
 from clad_lib.data.reading import load_dataset
 from clad_lib.detector import Detector
+from clad_lib.study import own_images
+from clad_lib.study.bundle import SAVED
 from clad_lib.study.store import StoreError
 
 
@@ -48,6 +51,38 @@ def kept(place):
     assert "120 images: 96 to learn from, 24 to calibrate" in done.output
     assert "in the long run" in done.output
     return place / "kept"
+
+
+def test_what_a_fit_takes_is_said_before_it_starts(place, tmp_path):
+    words = ("fit", place / "normal", "--out", tmp_path / "kept", "--method", "NearestImage")
+    done = press(*words)
+    assert done.exit_code == 0, done.output
+    said = r"NearestImage on 120 images takes about \d+ s and about 1,2\d\d MB"
+    assert re.search(said, done.stderr)
+    assert not re.search(said, done.stdout)
+
+
+def seconds(method, count, size):
+    said = own_images.estimate(method, count, (3, size, size), make_config())
+    return int(re.search(r"about ([\d,]+) s", said)[1].replace(",", ""))
+
+
+def test_a_longer_fit_is_expected_to_take_longer(monkeypatch):
+    monkeypatch.setattr(own_images.timeit, "repeat", lambda *_, **__: [2.3e-3])
+    few, many = (
+        [seconds(m, n, 32) for m in ("NearestImage", "Patches", "Fused")] for n in (100, 9000)
+    )
+    assert few == sorted(few) and many == sorted(many)  # noqa: PT018
+    assert all(one < other for one, other in zip(few[1:], many[1:], strict=True))
+    assert seconds("Patches", 5000, 16) < seconds("Patches", 5000, 32)
+    assert seconds("Patches", 5000, 128) < 600
+    assert seconds("Fused", 5000, 128) > 2 * seconds("Fused", 5000, 64)
+    assert set(own_images.COSTS) == set(SAVED)
+    assert "takes a time that is not known" in own_images.estimate(
+        "OCNN", 100, (3, 32, 32), make_config()
+    )
+    monkeypatch.setattr(own_images.timeit, "repeat", lambda *_, **__: [2.3e-2])
+    assert seconds("Patches", 9000, 32) == pytest.approx(10 * many[1], rel=0.05)
 
 
 def test_scores_of_a_folder_are_one_line_a_file(place, kept, tmp_path):

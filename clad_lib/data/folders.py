@@ -168,8 +168,9 @@ def _pictures(
 def _check_sides(first: Path, expected: np.ndarray, file: Path, pixels: np.ndarray) -> None:
     (_, height, width), (_, rows, columns) = expected.shape, pixels.shape
     if (rows, columns) != (height, height) or height != width or height % 4 or height > LARGEST:
+        sides = f"{shown(first)} is {width}x{height}", f"{shown(file)} is {columns}x{rows}"
         raise DataError(
-            f"{shown(first)} is {width}x{height} and {shown(file)} is {columns}x{rows}: expected "
-            f"squares of one side, a multiple of 4 of at most {LARGEST} pixels; give the side to "
-            "which all are brought, such as --size 64"
+            f"{' and '.join(dict.fromkeys(sides))}: expected squares of one side, a multiple of 4 "
+            f"of at most {LARGEST} pixels; give the side to which all are brought, such as "
+            "--size 64"
         )

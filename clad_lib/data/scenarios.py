@@ -15,10 +15,12 @@ from clad_lib.data.split import Answers, Scenario, Split
 
 def scenarios_of(dataset: str) -> dict[str, Scenario]:
     """The scenarios that datasets.toml names for a data set, by name; none for a folder."""
-    table = datasets().get(dataset, {}).get("scenarios", {})
+    facts = datasets().get(dataset, {})
     return {
-        name: Scenario(dataset, name, row["title"], tuple(row["normal"]))
-        for name, row in table.items()
+        name: Scenario(
+            dataset, name, row["title"], tuple(row["normal"]), facts.get("mirror", False)
+        )
+        for name, row in facts.get("scenarios", {}).items()
     }
 
 
@@ -47,7 +49,8 @@ def get_scenario(dataset: str, name: str, *, class_names: Sequence[str] | None =
     if len(set(readings[0])) != len(readings[0]):
         raise DataError(f"scenario {name!r} names a class twice: name each normal class once")
     title = " + ".join(names[label] for label in readings[0])
-    return Scenario(dataset, name, title, tuple(sorted(readings[0])))
+    mirror = (facts or {}).get("mirror", False)
+    return Scenario(dataset, name, title, tuple(sorted(readings[0])), mirror)
 
 
 def _readings(parts: Sequence[str], names: Sequence[str]) -> Iterator[tuple[int, ...]]:

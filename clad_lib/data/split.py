@@ -14,6 +14,7 @@ class Scenario:
     name: str
     title: str
     normal: tuple[int, ...]
+    mirror: bool = False  # whether a mirrored image is as normal as the image itself
 
 
 @dataclass(frozen=True)

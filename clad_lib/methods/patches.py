@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from clad_lib.config import Settings, datasets
+from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.methods.distances import (
     NEAREST,
@@ -223,7 +223,7 @@ def patches(split: Split, settings: Settings) -> PatchScorer:
 
     Reads patch_features, the numbers an image and patch size, patch_images and clusters.
     """
-    cells = 2 if datasets().get(split.scenario.dataset, {}).get("mirror", False) else 4
+    cells = 2 if split.scenario.mirror else 4
     return fit_patches(
         split.train,
         groups=split.train_tracks,

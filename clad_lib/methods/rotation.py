@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from clad_lib.clad.networks import PlainNet, Trained, channel_statistics
 from clad_lib.clad.training import device_of, fit, infer, precision
-from clad_lib.config import Settings, datasets
+from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.methods.distances import NEAREST, SCORES, neighbours
 from clad_lib.methods.patches import patch_clusters
@@ -59,12 +59,11 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
 
 def fit_rotation(images: Tensor, labels: Tensor, split: Split, settings: Settings) -> Trained:
     """A PlainNet that names label and turn of uint8 images (N, C, S, S) with labels (N,)."""
-    mirrored = datasets().get(split.scenario.dataset, {}).get("mirror", False)
     statistics: Any = dict(zip(("mean", "std"), channel_statistics(images), strict=True))
     model = PlainNet(*images.shape[1:3], classes=TURNS * (int(labels.max()) + 1), **statistics)
 
     def loss(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        if mirrored:
+        if split.scenario.mirror:
             flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(flip, images.flip(3), images)
         turns = torch.arange(TURNS, device=labels.device)[:, None]

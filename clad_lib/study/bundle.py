@@ -24,19 +24,21 @@ from clad_lib.study.store import StoreError, atomic_folder, write_atomically
 
 FORMAT = 2  # grows when an older clad_lib could not read what is written
 SAVED = ("Patches", "Rotation", "Fused", "Pretrained", "ODIN", "NearestImage", "OCSVM", "SVDD")
-PLACES = (  # of what scorers are made of: classes, and functions whose first arguments are kept
-    "clad.scores:odin",
-    "methods.distances:Memory",
-    "methods.fused:FusedScorer",
-    "methods.kernel:KernelScorer",
-    "methods.nearest:distance_to",
-    "methods.patches:Dictionary",
-    "methods.patches:PatchScorer",
-    "methods.pretrained:PretrainedScorer",
-    "methods.rotation:RotationScorer",
-    "methods.scorers:FittedScorer",
-)
-KINDS = {place.partition(":")[2]: f"clad_lib.{place}" for place in PLACES}
+KINDS = {  # of what scorers are made: classes, and functions whose first arguments are kept
+    place.partition(":")[2]: f"clad_lib.{place}"
+    for place in (
+        "clad.scores:odin",
+        "methods.distances:Memory",
+        "methods.fused:FusedScorer",
+        "methods.kernel:KernelScorer",
+        "methods.nearest:distance_to",
+        "methods.patches:Dictionary",
+        "methods.patches:PatchScorer",
+        "methods.pretrained:PretrainedScorer",
+        "methods.rotation:RotationScorer",
+        "methods.scorers:FittedScorer",
+    )
+}
 ON_DEVICE = ("Dictionary", "Memory", "distance_to")  # of which the tensors lie where it computes
 WEIGHTS, RECORD, CARD, SUMS = "model.safetensors", "detector.json", "MODEL_CARD.md", "SHA256SUMS"
 FILES = (WEIGHTS, RECORD, CARD, SUMS)
@@ -123,8 +125,7 @@ def read_bundle(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         root = zipfile.Path(place)
         sizes = {each.filename: each.file_size for each in zipfile.ZipFile(place).infolist()}
     else:
-        there = [place / name for name in FILES if (place / name).is_file()]
-        sizes = {each.name: each.stat().st_size for each in there}
+        sizes = {name: (place / name).stat().st_size for name in FILES if (place / name).is_file()}
     if RECORD not in sizes:
         raise StoreError(f"no detector in {place}: expected what `clad fit` has written")
     if set(sizes) != set(FILES) or sum(sizes.values()) > LARGEST:
@@ -186,5 +187,6 @@ def put_together(plan: Any, tensors: Mapping[str, Tensor], device: Any, place: A
     if "kind" not in plan:
         return parts
     made: Any = pkgutil.resolve_name(KINDS[parts.pop("kind")])
-    function = not isinstance(made, type)
-    return partial(made, *parts["first"], **parts["options"]) if function else made(**parts)
+    if isinstance(made, type):
+        return made(**parts)
+    return partial(made, *parts["first"], **parts["options"])

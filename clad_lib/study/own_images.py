@@ -9,6 +9,7 @@ import tempfile
 import timeit
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,16 @@ from clad_lib.study.engine import Study
 
 SCENARIO = Scenario("own images", "ALL", "all images", (0,))
 FIXED, COPIES = 1.2e9, 40  # bytes that any fit takes, and for each number learnt of an image
-PROBE = 2.3e-3  # seconds of a product of 512 x 512 numbers on the core that COSTS were measured on
-COSTS = {  # seconds at 32 x 32 pixels: once, an image, a pair of images; how large the area counts
-    "Patches": (1.5, 3e-3, 0, 1),
+PROBE = "square @ square", "import torch; square = torch.rand(512, 512)"
+COSTS = {  # seconds of a fit: once, an image, a pair of images; 1: it grows beyond 64 pixels
+    "Patches": (1.5, 3e-3, 0, 0),
+    "Rotation": (60, 2e-3, 0, 1),
+    "Fused": (62, 5e-3, 0, 1),
+    "Pretrained": (1, 8e-3, 0, 0),
+    "ODIN": (140, 2e-2, 0, 1),
+    "NearestImage": (0.1, 1e-4, 3e-8, 1),
+    "OCSVM": (0.1, 1e-4, 3e-7, 1),
+    "SVDD": (0.1, 1e-4, 3e-7, 1),
 }
 
 
@@ -69,7 +77,14 @@ def known(images: Any, units: np.ndarray) -> np.ndarray:
 
 
 def hold_out(
-    images: np.ndarray, tracks: np.ndarray, *, alpha: float, delta: float, share: float, seed: int
+    images: np.ndarray,
+    tracks: np.ndarray,
+    *,
+    alpha: float,
+    delta: float,
+    calibration: float,
+    seed: int,
+    mirror: bool = False,
 ) -> Split:
     """Normal images without test images; whole units are held out, as many as `alpha` takes.
 
@@ -84,31 +99,34 @@ def hold_out(
             f"takes {2 * needed}, one half to learn from and one to calibrate; add normal images, "
             "or raise alpha"
         )
-    return make_split(data, none, SCENARIO, seed=seed, calibration=max(share, needed / total))
+    scenario = replace(SCENARIO, mirror=mirror)
+    return make_split(data, none, scenario, seed=seed, calibration=max(calibration, needed / total))
 
 
 def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> str:
-    """Time and memory that fitting to `count` images (C, S, S) takes, in words.
+    """Time and memory that fitting to `count` images (C, S, S) takes, in words; both are rough.
 
-    The time is of COSTS, on a machine as fast as this one is now; of other methods it is unknown.
-    The memory is rather too large than too small. Raises DataError where less is free.
+    The time is that of COSTS, on a machine as fast as this one is now; of other methods it is not
+    known. The memory is rather too large than too small, but for networks, which may take more.
+    Raises DataError where less is free.
     """
     import psutil  # a bare machine may have none: it loads and scores
 
     pixels, area = int(np.prod(shape)), (shape[-1] / 32) ** 2
-    learnt = config.patch_features if method in ("Patches", "Fused") else pixels
-    remembered = min(count, config.patch_images)
-    needed = FIXED + count * 4 * pixels + remembered * COPIES * learnt
+    learnt = config.patch_features if method == "Patches" else pixels
+    needed = FIXED + count * 4 * pixels + min(count, config.patch_images) * COPIES * learnt
     if needed > (free := psutil.virtual_memory().available):
         raise DataError(
             f"{method} on {count:,} images of {shape} takes about {needed / 1e9:.1f} GB of memory, "
             f"{free / 1e9:.1f} GB are free: give a smaller size, such as --size 64, or fewer images"
         )
-    square = torch.rand(512, 512)
-    slow = min(timeit.repeat(lambda: square @ square, number=1, repeat=5)) / PROBE
-    once, each, pair, limit = COSTS.get(method, (np.nan,) * 4)
-    seconds = slow * min(area, limit) * (once + each * count + pair * count**2)
-    return f"{method} on {count:,} images: about {seconds:,.0f} s, about {needed / 1e6:,.0f} MB"
+    once, each, pair, grows = COSTS.get(method, (np.nan,) * 4)
+    seconds = (once + each * count + pair * count**2) * min(area, 1) * max(1, area / 4) ** grows
+    seconds *= (
+        min(timeit.repeat(*PROBE, number=1, repeat=5)) / 2.3e-3
+    )  # which it took where COSTS were measured
+    time = f"about {seconds:,.0f} s" if method in COSTS else "a time that is not known"
+    return f"{method} on {count:,} images takes {time} and about {needed / 1e6:,.0f} MB"
 
 
 @contextlib.contextmanager
@@ -126,8 +144,8 @@ def check_method(method: str) -> str:
     """The method itself; ValueError for an unknown one, and for one that scores no new images."""
     if method not in stages.methods():
         raise ValueError(unknown("method", method, stages.methods()))
-    gives = typing.get_type_hints(stages.function_of(method))["return"]
-    if gives is Scored or stages.row(method).protocol == "oracle":
+    hints = typing.get_type_hints(stages.function_of(method))
+    if hints["return"] is Scored or stages.row(method).protocol == "oracle":
         raise ValueError(f"{method} scores the test images of a study and no new ones: use Patches")
     return method
 
@@ -186,7 +204,7 @@ def renew(
         tracks = np.split(np.insert(detector.known[:, 1], count, units[new]), [len(parts[0])])
         fields: Any = *map(torch.from_numpy, parts), Answers(*[units[:0]] * 4), ("normal",)
         fields += *map(np.arange, map(len, parts)), *tracks, units[:0]
-        detector.learn(Split(SCENARIO, *fields))
+        detector.learn(Split(replace(SCENARIO, mirror=detector.mirror), *fields))
     else:
         detector.set_threshold(pixels[new], units[new])
     detector.notes = "; ".join(filter(None, [detector.notes, notes]))

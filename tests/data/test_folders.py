@@ -134,7 +134,7 @@ def test_other_sides_are_refused_with_the_setting_that_helps(tmp_path):
     for sides in ((8, 12), (10, 10), (260, 260)):
         folder = tmp_path / "{}x{}".format(*sides)
         paint(folder / "1.png", *sides)
-        with pytest.raises(DataError, match=r"1.png is {}x{} .* --size 64".format(*sides)):
+        with pytest.raises(DataError, match=r"1.png is {}x{}: .* --size 64".format(*sides)):
             read_folder(folder)
         assert read_folder(folder, size=8)[0].shape == (1, 1, 8, 8)
     mixed = tmp_path / "mixed"
