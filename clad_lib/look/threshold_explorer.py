@@ -73,8 +73,10 @@ def nearest_images(sheet: Sheet, images: np.ndarray, threshold: float) -> str:
     """The test images next to the line as HTML: alarms above it, and those below or on it."""
     order, told = np.argsort(sheet.test, kind="stable"), ""
     cut = int((sheet.test <= threshold).sum())
-    sides = {"Just above the line: alarms": order[cut : cut + NEAR]}
-    sides["Just below it"] = order[max(0, cut - NEAR) : cut][::-1]
+    sides = {
+        "Just above the line: alarms": order[cut : cut + NEAR],
+        "Just below it": order[max(0, cut - NEAR) : cut][::-1],
+    }
     for title, places in sides.items():
         scores = [parts.number(score, sheet.test.std()) for score in sheet.test[places]]
         kinds = np.where(sheet.anomaly[places], "anomaly", "normal")

@@ -23,9 +23,15 @@ OPTIONS = (
 
 def voila_command(notebook: Path, *, ip: str, port: int, browser: bool) -> list[str]:
     """The command line that serves the notebook; its kernel works in the notebook's folder."""
-    quiet = ("-W", "ignore::DeprecationWarning")  # a header can only be given as a dictionary
-    line = [sys.executable, *quiet, "-m", "voila", str(notebook), f"--Voila.ip={ip}"]
-    return [*line, f"--port={port}", *OPTIONS, *([] if browser else ["--no-browser"])]
+    # a header can only be given as a dictionary, of which traitlets warns
+    line = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "voila", str(notebook)]
+    return [
+        *line,
+        f"--Voila.ip={ip}",
+        f"--port={port}",
+        *OPTIONS,
+        *([] if browser else ["--no-browser"]),
+    ]
 
 
 def serve(study: Study, *, ip: str, port: int, browser: bool) -> int:
