@@ -139,7 +139,7 @@ def cannot_be_told(table: pd.DataFrame, pairs: pd.DataFrame, level: float = 0.05
     is not counted as equal.
     """
     best = table[table["rank"] == 1].drop_duplicates(tables.PLACE)
-    close = pairs[(pairs.p >= level) & (pairs.settings.fillna("") == "")]
+    close = pairs[(pairs.p >= level) & (pairs.settings.astype(object).fillna("") == "")]
     close = close.merge(best[[*tables.PLACE, "method"]].rename(columns={"method": "best"}))
     found = pd.concat([best, close])
     return set(found[[*tables.PLACE, "method"]].itertuples(index=False, name=None))

@@ -103,9 +103,9 @@ class Study:
                 )
         return self._loaded[folder]
 
-    def settings(self, name: str) -> Settings:
-        """The view of the configuration that the row of that name gets."""
-        reads = row(name).reads
+    def settings(self, name: str, *also: str) -> Settings:
+        """The view of the configuration that the row of that name gets, with other settings."""
+        reads = (*row(name).reads, *also)
         return Settings(self.config, reads, device=self.device, progress=self.progress)
 
     def fit(self, name: str) -> Any:
