@@ -352,7 +352,8 @@ def reference(tmp_path_factory):
 
 @pytest.mark.slow
 def test_everything_is_made_and_found_again(reference):
-    assert {name.partition("-")[0] for name in measured(reference)} == set(ROWS)
+    made = {name.partition("-")[0] for name in measured(reference)}
+    assert made == {*ROWS, "NearestImage"}  # by which notebook 05 compares two splits
     files = [path for path in reference.rglob("*") if path.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files if "batches" not in path.parts}
     said = finish(start(command(reference)))
@@ -367,7 +368,7 @@ def test_everything_is_made_and_found_again(reference):
 def test_a_row_that_raises_is_kept_and_the_rest_goes_on(tmp_path):
     line = command(tmp_path / "runs", "--workers", "2", clusters=5000)  # more than images
     said = finish(start(line), status=1)
-    assert "8 done, 1 failed, 6 blocked" in said
+    assert "6 done, 3 failed, 6 blocked" in said  # notebooks 02 and 06 ask for as many clusters
     kept = list((tmp_path / "runs" / "failures").rglob("clusters.ipynb"))
     assert len(kept) == 1
     assert "ValueError" in kept[0].read_text(encoding="utf-8")
@@ -377,7 +378,7 @@ def test_a_row_that_raises_is_kept_and_the_rest_goes_on(tmp_path):
     assert set(again) == {"blocked"}
     finish(start([*line, "--retry-failed"]), status=1)
     more = journal(tmp_path / "runs")[len(rows) + len(again) :]
-    assert [row["status"] for row in more].count("failed") == 1
+    assert [row["status"] for row in more].count("failed") == 3
 
 
 def kernels_of(process):
