@@ -31,6 +31,7 @@ from clad_lib.study.engine import Study
 SCENARIO = Scenario("own images", "ALL", "all images", (0,))
 FIXED, COPIES = 1.2e9, 40  # bytes that any fit takes, and for each number learnt of an image
 PROBE = "square @ square", "import torch; square = torch.rand(512, 512)"
+PROBED = 2.3e-3  # seconds that the probe took where COSTS were measured
 COSTS = {  # seconds of a fit: once, an image, a pair of images; 1: it grows beyond 64 pixels
     "Patches": (1.5, 3e-3, 0, 0),
     "Rotation": (60, 2e-3, 0, 1),
@@ -122,9 +123,7 @@ def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> s
         )
     once, each, pair, grows = COSTS.get(method, (np.nan,) * 4)
     seconds = (once + each * count + pair * count**2) * min(area, 1) * max(1, area / 4) ** grows
-    seconds *= (
-        min(timeit.repeat(*PROBE, number=1, repeat=5)) / 2.3e-3
-    )  # which it took where COSTS were measured
+    seconds *= min(timeit.repeat(*PROBE, number=1, repeat=5)) / PROBED
     time = f"about {seconds:,.0f} s" if method in COSTS else "a time that is not known"
     return f"{method} on {count:,} images takes {time} and about {needed / 1e6:,.0f} MB"
 

@@ -19,6 +19,7 @@ AREAS = ("auroc", "auroc_low", "auroc_high", "unit", "auroc_without_copies")
 RATES = ("aupr_anomaly", "aupr_normal", "fpr95", "f1", "false_alarm_rate", "alpha", "guarantee")
 MADE = ("seconds", "peak_memory_mb", "train", "test", "threads", "precision", "device", "data")
 COLUMNS = (*KEY, *AREAS, *RATES, *MADE, "source", "commit", "machine", "folder")
+_plain = cache(make_config)  # the same few for thousands of runs
 SCORES = (*KEY, "split", "index", "track", "hidden_class", "anomaly", "score")
 
 
@@ -57,7 +58,7 @@ def _one_run(folder: Path) -> dict[str, Any] | None:
 def _settings(record: dict[str, Any]) -> str:
     """What a result depends on and its profile would not have set, as `clusters=4, latent=20`."""
     config = record["config"]
-    plain = make_config(config["dataset"], config["scenario"], profile=config["profile"])
+    plain = _plain(config["dataset"], config["scenario"], profile=config["profile"])
     values = record["settings"] | {name: config.get(name) for name in ("split", "size")}
     differ = {name: value for name, value in values.items() if getattr(plain, name, value) != value}
     return ", ".join(f"{name}={value}" for name, value in sorted(differ.items()))

@@ -105,7 +105,7 @@ def scores_in_words(
     setting = f"{study.split.scenario.title}), profile {config.profile}, seed {config.seed}"
     return [
         f"{config.dataset} {config.scenario} ({setting}",
-        *_table_lines(table.copy()),
+        *_table_lines(table),
         "",
         *([star] if table.best.any() else []),
         *([told.text] if told else []),
@@ -117,7 +117,7 @@ def scores_in_words(
 def _table_lines(table: pd.DataFrame) -> list[str]:
     """The table of `table_of`, a part for each block."""
     lines: list[str] = []
-    table[""] = np.where(table.pop("best"), "*", " ")
+    table = table.assign(**{"": np.where(table.best, "*", " ")}).drop(columns="best")
     for block in dict.fromkeys([*BLOCKS, *table.block]):
         part = table[table.block == block].set_index("method").rename_axis(None)
         shown = part[["AUROC", "", *table.columns[3:-1]]].rename_axis(block, axis="columns")
