@@ -1,17 +1,19 @@
-"""Convolutions on maps of a few pixels, whose weight gradient some processors compute slowly."""
+"""Convolutions on maps of a few pixels, which some processors compute slowly."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, unfold
+from torch.nn.functional import conv2d, linear, unfold
 from torch.nn.grad import conv2d_input
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A 3x3 convolution whose weight gradient is one matrix product where the map is at most 2x2.
+    """A 3x3 convolution that is computed as a matrix product where the map is tiny.
 
-    Some CPU kernels of torch accumulate that gradient image by image, which is slow for many
-    filters on a tiny map; how slow depends on the processor (`benchmarks/training.py`). Results
-    are the same up to rounding. It shares the weight of the convolution that it replaces.
+    Where one pixel comes out, most taps meet padding alone: the product of the map with the other
+    taps is all of it. Where 2x2 come out and the network trains on a CPU, the weight gradient is
+    one product: some CPU kernels of torch accumulate it image by image, which is slow for many
+    filters. What is gained depends on the processor (`benchmarks/training.py`). Results are the
+    same up to rounding. It shares the weight of the convolution that it replaces.
     """
 
     def __init__(self, conv: nn.Conv2d):
@@ -19,10 +21,14 @@ class SmallMapConv2d(nn.Conv2d):
         self.weight = conv.weight
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C', h', w')."""
-        stride, autocast = self.stride[0], torch.is_autocast_enabled("cpu")
-        if not self.training or maps.device.type != "cpu" or maps.shape[-1] > 2 * stride:
+        """(N, C, h, h) -> (N, C', h', h')."""
+        stride, side = self.stride[0], maps.shape[-1]
+        if side <= stride:
+            taps = self.weight[:, :, 1 : 1 + side, 1 : 1 + side]
+            return linear(maps.flatten(1), taps.flatten(1))[..., None, None]
+        if not self.training or maps.device.type != "cpu" or side > 2 * stride:
             return super().forward(maps)
+        autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else maps.dtype
         return _SmallMapProduct.apply(maps.to(dtype), self.weight.to(dtype), stride)
 

@@ -101,11 +101,13 @@ _OWN: dict[str, Row] = {
         shown_in="03_self_labelling",
     ),
     "classifier": Row(
-        "clad_lib.clad.training:classifier", ("clusters",), _CLASSIFIER, shown_in="04_classifier"
+        "clad_lib.clad.training:classifier", ("clusters",), _CLASSIFIER, "04_classifier", 2
     ),
     "outputs": _stage("clad_lib.clad.scores:part_outputs", ("classifier",)),
     "odin_grid": _stage("clad_lib.clad.scores:odin_grid_of", ("classifier",), ("odin_factor",)),
-    "simulations": _stage("clad_lib.methods.selected:simulations", ("clusters",), _FOLDS),
+    "simulations": _stage(
+        "clad_lib.methods.selected:simulations", ("clusters",), _FOLDS, version=2
+    ),
     "ODIN": _score("clad_lib.clad.scores:odin_scores", ("classifier",), _ODIN, paper="CLAD"),
     "MSP": _score("clad_lib.clad.scores:msp_scores", _OUTPUTS),
     "MaxLogit": _score("clad_lib.clad.scores:max_logit_scores", _OUTPUTS),

@@ -122,30 +122,32 @@ def test_logits_are_the_head_of_the_features_in_float32():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize(("size", "stride"), [(1, 1), (2, 1), (2, 2), (4, 2)])
-def test_small_map_gradients_equal_torchs(size, stride, autocast):
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (2, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize("training", [False, True])
+def test_small_maps_and_their_gradients_equal_torchs(training, size, stride, autocast):
     conv = nn.Conv2d(6, 5, 3, stride=stride, padding=1, bias=False)
-    ours = SmallMapConv2d(conv).train()
+    ours = SmallMapConv2d(conv).train(training)
     maps = [torch.rand(4, 6, size, size, requires_grad=True) for _ in "ab"]
     maps[1].data.copy_(maps[0].data)
+    expected = conv(maps[0])  # in float32: torch's bfloat16 errs where taps meet padding alone
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        outputs = [conv(maps[0]), ours(maps[1])]
-    assert "SmallMap" in type(outputs[1].grad_fn).__name__
+        outputs = [expected, ours(maps[1])]
+    by_torch = "Convolution" in type(outputs[1].grad_fn).__name__
+    assert by_torch == (size > stride and not training)
     weight = torch.rand(outputs[0].shape)
     grads = [
         torch.autograd.grad((o * weight).sum(), (m, conv.weight))
         for o, m in zip(outputs, maps, strict=True)
     ]
     tolerance = dict(rtol=0.02, atol=0.05) if autocast else dict(rtol=1e-5, atol=1e-6)
-    for one, two in zip(*grads, strict=True):
-        assert torch.allclose(one, two, **tolerance)
+    for one, two in zip((outputs[0], *grads[0]), (outputs[1], *grads[1]), strict=True):
+        assert torch.allclose(one, two.float(), **tolerance)
 
 
-def test_large_maps_and_prediction_are_left_to_torch():
+def test_large_maps_are_left_to_torch():
     conv = SmallMapConv2d(nn.Conv2d(6, 5, 3, padding=1, bias=False))
-    small, large = torch.rand(4, 6, 2, 2), torch.rand(4, 6, 8, 8)
-    assert "SmallMap" not in type(conv.train()(large).grad_fn).__name__
-    assert "SmallMap" not in type(conv.eval()(small).grad_fn).__name__
+    large = torch.rand(4, 6, 8, 8)
+    assert "Convolution" in type(conv.train()(large).grad_fn).__name__
 
 
 @pytest.mark.parametrize(
