@@ -24,8 +24,9 @@ class SmallMapConv2d(nn.Conv2d):
         """(N, C, h, h) -> (N, C', h', h')."""
         stride, side = self.stride[0], maps.shape[-1]
         if side <= stride:
-            taps = self.weight[:, :, 1 : 1 + side, 1 : 1 + side]
-            return linear(maps.flatten(1), taps.flatten(1))[..., None, None]
+            met = slice(1, 1 + side)
+            taps = self.weight.permute(0, 2, 3, 1)[:, met, met]  # as channels-last weights lie
+            return linear(maps.permute(0, 2, 3, 1).flatten(1), taps.flatten(1))[..., None, None]
         if not self.training or maps.device.type != "cpu" or side > 2 * stride:
             return super().forward(maps)
         autocast = torch.is_autocast_enabled("cpu")
