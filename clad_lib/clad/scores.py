@@ -94,19 +94,21 @@ def odin_grid(
     if not min(epsilons) >= 0:
         raise ValueError(f"epsilon is {min(epsilons)!r}: expected at least 0, such as 0.0014")
     device, found = device_of(classifier), np.empty((len(temperatures), len(epsilons), len(images)))
-    factor: Any = 1.0 if unit == "pixel" else PUBLISHED_ODIN_FACTOR
-    std: Any = 1.0 if unit == "pixel" else classifier.standardise.std  # (C, 1, 1)
+    factor, std = (  # in the published unit, of a channel (C, 1, 1)
+        (1.0, 1.0) if unit == "pixel" else (PUBLISHED_ODIN_FACTOR, classifier.standardise.std)
+    )
     with evaluating(classifier), precision(device):
         for rows in torch.arange(len(images)).split(batch_size):
-            batch = as_unit(images[rows].to(device))
+            leaf = as_unit(images[rows].to(device)).detach().requires_grad_(True)
+            plain = classifier(leaf)
             for i, temperature in enumerate(temperatures):
-                leaf = batch.detach().requires_grad_(True)
-                confidence = log_confidence(classifier(leaf), temperature=temperature).sum()
-                uphill = torch.autograd.grad(confidence, leaf)[0].sign()
+                confidence = log_confidence(plain, temperature=temperature).sum()
+                uphill = torch.autograd.grad(confidence, leaf, retain_graph=True)[0].sign()
                 for j, epsilon in enumerate(epsilons):
                     with torch.no_grad():
-                        logits = classifier(batch + epsilon * factor * std * uphill)
-                    found[i, j, rows] = msp(logits, temperature=temperature)
+                        moved = leaf + epsilon * factor * std * uphill
+                        logits = classifier(moved) if epsilon else plain
+                        found[i, j, rows] = msp(logits.detach(), temperature=temperature)
     return found
 
 
