@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clad_lib.clad.small_maps import SmallMapConv2d
+from clad_lib.clad.small_maps import on_small_maps
 from clad_lib.config import Encoder, Settings, Stem
 from clad_lib.data.split import Split
 
@@ -195,8 +195,10 @@ class ResNet18(Classifier):
         self.trunk.conv1 = nn.Conv2d(channels, 64, kernel, stride, kernel // 2, bias=False)
         if stem == "full":
             self.trunk.maxpool = nn.Identity()
+        side = -(-size // (2 if stem == "full" else 4) // stride)  # of the maps after layer 2
         for block in (*self.trunk.layer3, *self.trunk.layer4):
-            block.conv1, block.conv2 = SmallMapConv2d(block.conv1), SmallMapConv2d(block.conv2)
+            block.conv1, side = on_small_maps(block.conv1, side), -(-side // block.stride)
+            block.conv2 = on_small_maps(block.conv2, side)
         self.head, self.trunk.fc = self.trunk.fc, nn.Identity()
 
 

@@ -2,18 +2,32 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, linear, unfold
+from torch.nn.functional import conv2d, unfold
 from torch.nn.grad import conv2d_input
 
 
-class SmallMapConv2d(nn.Conv2d):
-    """A 3x3 convolution that is computed as a matrix product where the map is tiny.
+def on_small_maps(conv: nn.Conv2d, side: int) -> nn.Module:
+    """What computes a 3x3 convolution with padding 1 faster on maps with `side` pixels a side.
 
-    Where one pixel comes out, most taps meet padding alone: the product of the map with the other
-    taps is all of it. Where 2x2 come out and the network trains on a CPU, the weight gradient is
-    one product: some CPU kernels of torch accumulate it image by image, which is slow for many
-    filters. What is gained depends on the processor (`benchmarks/training.py`). Results are the
-    same up to rounding. It shares the weight of the convolution that it replaces.
+    Where one pixel comes out it is a matrix product with the taps that meet the map. The others
+    meet padding alone: training would never move them, and they are left out.
+    """
+    from torchvision.ops import Permute  # the import takes seconds
+
+    if side > conv.stride[0]:
+        return SmallMapConv2d(conv) if side <= 2 * conv.stride[0] else conv
+    product, met = nn.Linear(side, side, bias=False), slice(1, 1 + side)
+    taps = conv.weight.detach()[:, :, met, met]
+    product.weight = nn.Parameter(taps.permute(0, 2, 3, 1).flatten(1).clone())  # (C', side side C)
+    return nn.Sequential(Permute([0, 2, 3, 1]), nn.Flatten(), product, nn.Unflatten(1, (-1, 1, 1)))
+
+
+class SmallMapConv2d(nn.Conv2d):
+    """A 3x3 convolution whose weight gradient is one matrix product where 2x2 pixels come out.
+
+    Some CPU kernels of torch accumulate that gradient image by image, which is slow for many
+    filters on a tiny map; how slow depends on the processor (`benchmarks/training.py`). Results
+    are the same up to rounding. It shares the weight of the convolution that it replaces.
     """
 
     def __init__(self, conv: nn.Conv2d):
@@ -21,21 +35,15 @@ class SmallMapConv2d(nn.Conv2d):
         self.weight = conv.weight
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, h, h) -> (N, C', h', h')."""
-        stride, side = self.stride[0], maps.shape[-1]
-        if side <= stride:
-            met = slice(1, 1 + side)
-            taps = self.weight.permute(0, 2, 3, 1)[:, met, met]  # as channels-last weights lie
-            return linear(maps.permute(0, 2, 3, 1).flatten(1), taps.flatten(1))[..., None, None]
-        if not self.training or maps.device.type != "cpu" or side > 2 * stride:
+        """(N, C, h, h) -> (N, C', 2, 2)."""
+        if not self.training or maps.device.type != "cpu":
             return super().forward(maps)
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else maps.dtype
-        return _SmallMapProduct.apply(maps.to(dtype), self.weight.to(dtype), stride)
+        return _SmallMapProduct.apply(maps, self.weight, self.stride[0])
 
 
 class _SmallMapProduct(torch.autograd.Function):
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # inside autocast
     def forward(ctx, maps, weight, stride):
         ctx.save_for_backward(maps, weight)
         ctx.window = dict(stride=stride, padding=1)

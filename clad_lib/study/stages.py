@@ -101,7 +101,7 @@ _OWN: dict[str, Row] = {
         shown_in="03_self_labelling",
     ),
     "classifier": Row(
-        "clad_lib.clad.training:classifier", ("clusters",), _CLASSIFIER, "04_classifier", 2
+        "clad_lib.clad.training:classifier", ("clusters",), _CLASSIFIER, "04_classifier", 3
     ),
     "outputs": _stage("clad_lib.clad.scores:part_outputs", ("classifier",)),
     "odin_grid": _stage("clad_lib.clad.scores:odin_grid_of", ("classifier",), ("odin_factor",)),

@@ -84,19 +84,21 @@ def _pair(runs: pd.DataFrame, methods: list[str], resamples: int) -> tuple:
     kept = runs[runs.there].pivot(index="seed", columns="method", values="folder")
     shared = kept.reindex(columns=methods).dropna().sort_index()
     shared = shared if len(shared) > 2 else shared[:1]
-    read = [[_test_scores(folder) for folder in shared[name]] for name in methods]
+    read = [
+        [
+            pd.read_parquet(Path(folder, "scores.parquet"))
+            .query("split == 'test'")
+            .sort_values("index")
+            for folder in shared[name]
+        ]
+        for name in methods
+    ]
     first = read[0][0] if len(shared) else pd.DataFrame()
     if first.empty or any(len(each) != len(first) for tables in read for each in tables):
         return ()
     one, other = (np.stack([each.score.to_numpy() for each in tables]) for tables in read)
     truth = first.anomaly.to_numpy(), first.track.to_numpy()
     return (len(shared), *compare(one, other, *truth, resamples=resamples))
-
-
-def _test_scores(folder: str) -> pd.DataFrame:
-    columns = ["split", "index", "track", "anomaly", "score"]
-    table = pd.read_parquet(Path(folder, "scores.parquet"), columns=columns)
-    return table[table.split == "test"].sort_values("index")
 
 
 def average_ranks(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 
 from clad_lib.clad.networks import (
     NETWORKS,
@@ -19,7 +20,7 @@ from clad_lib.clad.networks import (
     channel_statistics,
     statistics,
 )
-from clad_lib.clad.small_maps import SmallMapConv2d
+from clad_lib.clad.small_maps import on_small_maps
 from clad_lib.config import Settings, make_config
 
 
@@ -126,7 +127,7 @@ def test_logits_are_the_head_of_the_features_in_float32():
 @pytest.mark.parametrize("training", [False, True])
 def test_small_maps_and_their_gradients_equal_torchs(training, size, stride, autocast):
     conv = nn.Conv2d(6, 5, 3, stride=stride, padding=1, bias=False)
-    ours = SmallMapConv2d(conv).train(training)
+    ours = on_small_maps(conv, size).train(training)
     maps = [torch.rand(4, 6, size, size, requires_grad=True) for _ in "ab"]
     maps[1].data.copy_(maps[0].data)
     expected = conv(maps[0])  # in float32: torch's bfloat16 errs where taps meet padding alone
@@ -136,18 +137,38 @@ def test_small_maps_and_their_gradients_equal_torchs(training, size, stride, aut
     assert by_torch == (size > stride and not training)
     weight = torch.rand(outputs[0].shape)
     grads = [
-        torch.autograd.grad((o * weight).sum(), (m, conv.weight))
-        for o, m in zip(outputs, maps, strict=True)
+        torch.autograd.grad((output * weight).sum(), (image, *layer.parameters()))
+        for output, image, layer in zip(outputs, maps, (conv, ours), strict=True)
     ]
+    if size <= stride:  # only the taps that meet the map are kept; the others have no gradient
+        met = slice(1, 1 + size)
+        found = torch.zeros_like(conv.weight).permute(0, 2, 3, 1)
+        found[:, met, met] = grads[1][1].view(5, size, size, 6)
+        grads[1] = (grads[1][0], found.permute(0, 3, 1, 2))
     tolerance = dict(rtol=0.02, atol=0.05) if autocast else dict(rtol=1e-5, atol=1e-6)
     for one, two in zip((outputs[0], *grads[0]), (outputs[1], *grads[1]), strict=True):
         assert torch.allclose(one, two.float(), **tolerance)
 
 
+@pytest.mark.parametrize("stem", ["small", "full", "published"])
+@pytest.mark.parametrize("size", [8, 12, 16, 28, 32, 64, 96])
+def test_the_network_is_torchvisions(size, stem):
+    torch.manual_seed(0)
+    ours = ResNet18(3, size, classes=4, stem=stem)
+    first = ours.trunk.conv1
+    torch.manual_seed(0)  # the same weights, drawn in the same order
+    theirs = resnet18(num_classes=4)
+    shape = first.in_channels, first.out_channels, first.kernel_size, first.stride, first.padding
+    theirs.conv1, theirs.maxpool = nn.Conv2d(*shape, bias=False), ours.trunk.maxpool
+    theirs.fc, images = nn.Identity(), torch.rand(3, 3, size, size, dtype=torch.float64)
+    for training in (False, True):
+        found = ours.double().train(training).features(images)
+        assert torch.allclose(found, theirs.double().train(training)(images), rtol=1e-6, atol=1e-9)
+
+
 def test_large_maps_are_left_to_torch():
-    conv = SmallMapConv2d(nn.Conv2d(6, 5, 3, padding=1, bias=False))
-    large = torch.rand(4, 6, 8, 8)
-    assert "Convolution" in type(conv.train()(large).grad_fn).__name__
+    conv = nn.Conv2d(6, 5, 3, padding=1, bias=False)
+    assert on_small_maps(conv, 3) is conv
 
 
 @pytest.mark.parametrize(
