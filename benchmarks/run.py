@@ -3,7 +3,7 @@
 `python benchmarks/run.py [--small] [--only odin,tsne] [--out FOLDER]`. Each runs in a process of
 its own. Rivals that are not installed are named and left out: `pip install pyod clustpy`. Every
 figure says how many times as fast, or as small, clad_lib is as the rival in the same run.
-`benchmarks/explorers.py` and `benchmarks/gpu.py` have no rival and are run by themselves.
+`explorers.py`, `browser.py` and `gpu.py` have no rival and are run by themselves.
 """
 
 from __future__ import annotations
