@@ -37,7 +37,7 @@ COSTS = {  # seconds of a fit: once, an image, a pair of images; 1: it grows bey
     "Rotation": (60, 2e-3, 0, 1),
     "Fused": (62, 5e-3, 0, 1),
     "Pretrained": (1, 8e-3, 0, 0),
-    "ODIN": (140, 2e-2, 0, 1),
+    "ODIN": (60, 1.3e-2, 0, 1),
     "NearestImage": (0.1, 1e-4, 3e-8, 1),
     "OCSVM": (0.1, 1e-4, 3e-7, 1),
     "SVDD": (0.1, 1e-4, 3e-7, 1),
