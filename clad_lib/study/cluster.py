@@ -1,5 +1,6 @@
 """The Dask cluster of a batch: started here, one kernel a core or a GPU, or found by address."""
 
+import itertools
 import logging
 import os
 import threading
@@ -21,8 +22,8 @@ def default_workers(device: str = "auto") -> int:
     """One worker a GPU; without one, as many as cores, but no more than the memory holds."""
     import psutil
 
-    room = int(psutil.virtual_memory().total / MEMORY)
-    return len(gpus(device)) or max(1, min(os.cpu_count() or 1, room))
+    most = min(os.cpu_count() or 1, psutil.virtual_memory().total // MEMORY)
+    return len(gpus(device)) or int(most) or 1
 
 
 def gpus(device: str) -> list[str]:
@@ -39,20 +40,23 @@ def gpus(device: str) -> list[str]:
 def connect(scheduler: str, workers: int, owner: str) -> Iterator[Client]:
     """A client of the scheduler at that address, or of `workers` that start here and end with it.
 
-    A worker waits for its kernel, which is a process of its own, so that local workers are threads.
-    At the end the owner's kernels are closed; what they were making is interrupted and leaves no
-    draft.
+    A worker waits for its kernel, which is a process of its own: local workers are threads of one
+    worker of Dask, which takes the most urgent job next, whichever of them is free. At the end the
+    owner's kernels are closed; what they were making is interrupted and leaves no draft.
     """
-    here: dict[str, Any] = dict(
-        processes=False,
-        n_workers=workers,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",
-        worker_dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        resources={"GPU": 1},
+    options: Any = (
+        dict(address=scheduler, timeout=TIMEOUT)
+        if scheduler
+        else dict(
+            processes=False,
+            n_workers=1,
+            threads_per_worker=workers,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+            resources={"GPU": workers},
+        )
     )
-    options: dict[str, Any] = dict(address=scheduler, timeout=TIMEOUT) if scheduler else here
     with silence_logging_cmgr(logging.CRITICAL), Client(**options) as client:
         try:
             yield client
@@ -64,19 +68,19 @@ def connect(scheduler: str, workers: int, owner: str) -> Iterator[Client]:
 def kernel_of(worker: Any, owner: str, device: str) -> Kernel:
     """The kernel of this thread of a Dask worker, for all jobs of one owner, one after the other.
 
-    A local worker's kernel sees one GPU alone.
+    A local kernel sees one GPU alone.
     """
-    kernels = vars(worker).setdefault("clad_kernels", {})
+    kernels, numbers = vars(worker).setdefault("clad_kernels", ({}, itertools.count()))
     place = (owner, threading.get_ident())
     if place not in kernels:
         seen = gpus(device) if worker.address.startswith("inproc") else []
-        one = {"CUDA_VISIBLE_DEVICES": seen[worker.name % len(seen)]} if seen else {}
+        one = {"CUDA_VISIBLE_DEVICES": seen[next(numbers) % len(seen)]} if seen else {}
         kernels[place] = Kernel(notebook_folder(), one)
     return kernels[place]
 
 
 def close_kernels(owner: str, dask_worker: Any) -> None:
     """End the kernels that a Dask worker holds for this owner."""
-    kernels = vars(dask_worker).get("clad_kernels", {})
+    kernels, _ = vars(dask_worker).get("clad_kernels", ({}, None))
     for place in [place for place in kernels if place[0] == owner]:
         kernels.pop(place).close()

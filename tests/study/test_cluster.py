@@ -1,11 +1,14 @@
 """The local cluster: workers, the threads and GPUs of their kernels, and who closes what."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, get_ident
 from types import SimpleNamespace
 
 import psutil
 import pytest
-from distributed import get_worker
+from distributed import as_completed, get_worker
 
 from clad_lib.study import cluster
 
@@ -53,10 +56,16 @@ def test_gpus_are_those_that_this_process_may_use(device, count, visible, expect
     assert cluster.gpus(device) == expected
 
 
-def test_each_local_worker_sees_one_gpu_alone(folder, monkeypatch):
+def test_each_local_kernel_sees_one_gpu_alone(folder, monkeypatch):
     monkeypatch.setattr(cluster, "gpus", lambda device: ["3", "5"])
-    seen = [cluster.kernel_of(worker(number), "me", "cuda").environment for number in range(3)]
-    assert [each["CUDA_VISIBLE_DEVICES"] for each in seen] == ["3", "5", "3"]
+    here, all_there = worker(0), Barrier(3)
+
+    def of_a_thread(_):
+        all_there.wait(10)
+        return cluster.kernel_of(here, "me", "cuda").environment["CUDA_VISIBLE_DEVICES"]
+
+    with ThreadPoolExecutor(3) as threads:
+        assert sorted(threads.map(of_a_thread, range(3))) == ["3", "3", "5"]
     others = worker("tcp-1", "tcp://10.0.0.1:1234")  # whoever started it has chosen its GPUs
     assert cluster.kernel_of(others, "me", "cuda").environment == {}
 
@@ -73,8 +82,8 @@ def test_a_worker_keeps_its_kernel_and_closes_that_of_its_owner_alone(folder):
 
 
 def where_am_i(number):
-    kernel = cluster.kernel_of(get_worker(), "me", "cpu")
-    return number, get_worker().name, id(kernel)
+    time.sleep(0.05)  # so that no thread does all
+    return number, get_ident(), id(cluster.kernel_of(get_worker(), "me", "cpu"))
 
 
 def test_local_workers_listen_on_loopback_alone_and_offer_a_gpu(folder):
@@ -85,13 +94,26 @@ def test_local_workers_listen_on_loopback_alone_and_offer_a_gpu(folder):
             [client.submit(where_am_i, n, resources={"GPU": 1}) for n in range(8)]
         )
         after = {each.laddr for each in process.net_connections() if each.status == "LISTEN"}
-        assert len(client.nthreads()) == 2
-        assert set(client.nthreads().values()) == {1}
+        assert list(client.nthreads().values()) == [2]
         assert client.dashboard_link.startswith("http://")
     assert {address.ip for address in after - before} <= {"127.0.0.1"}
     assert sorted(number for number, _, _ in found) == list(range(8))
-    kernels = {(name, kernel) for _, name, kernel in found}
-    assert len(kernels) == len({name for name, _ in kernels}) == len({k for _, k in kernels})
+    kernels = {(thread, kernel) for _, thread, kernel in found}
+    assert len(kernels) == len({t for t, _ in kernels}) == len({k for _, k in kernels}) == 2
+
+
+def at(number, seconds, *_needed):
+    time.sleep(seconds)
+    return number
+
+
+def test_the_most_urgent_job_is_next_whichever_worker_is_free(folder):
+    with cluster.connect("", 2, "me") as client:
+        first, other = (client.submit(at, n, 0.3 + n, pure=False) for n in range(2))
+        waiting = [client.submit(at, n, 0.05, first, priority=n, pure=False) for n in range(20)]
+        done = [future.result() for future in as_completed(waiting)]
+        assert other.result() == 1
+    assert all(abs(place - (19 - number)) <= 1 for place, number in enumerate(done))
 
 
 class Stopped:
