@@ -132,7 +132,7 @@ def test_a_drift_is_named_by_the_image_where_it_was_clear(kept, tmp_path):
     found = Detector.load(kept).drift(table.score.dropna())
     assert said["drifted at"] == table.path[found.alarm]
     assert said["drifted at"].startswith(str(stream / "b"))
-    assert (tmp_path / "p.html").read_text(encoding="utf-8").count('role="img"') == 3
+    assert (tmp_path / "p.html").read_text(encoding="utf-8").count('role="figure"') == 3
 
 
 def test_the_page_stands_alone(place, kept, tmp_path):
@@ -140,7 +140,7 @@ def test_the_page_stands_alone(place, kept, tmp_path):
     done = press("score", kept, place / "odd", "--csv", tmp_path / "s.csv", "--html", page)
     assert done.exit_code == 0, done.output
     text = page.read_text(encoding="utf-8")
-    assert text.count('role="img"') == 2  # the histogram, and the images with their maps
+    assert text.count('role="figure"') == 2  # the histogram, and the images with their maps
     assert "not a readable image" in text
     assert 'src="http' not in text
     assert 'href="http' not in text

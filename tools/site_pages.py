@@ -118,7 +118,7 @@ def output_of(output: dict[str, Any], stem: str, pictures: dict[str, bytes]) -> 
     if figure:
         packed = base64.b64encode(gzip.compress(json.dumps(figure).encode(), mtime=0)).decode()
         shown = data.get("text/html", alt)
-        label = f'role="img" aria-label="{alt}"'
+        label = f'role="figure" aria-label="{alt}"'
         return f'<figure><div {label} data-figure="{packed}">{shown}</div></figure>'
     text = data.get("text/plain", "".join(output.get("text", [])))
     return data.get("text/html") or data.get("text/markdown") or f"```text\n{text.rstrip()}\n```"

@@ -69,4 +69,4 @@ def maps_of(detector: Any, images: np.ndarray) -> dict[str, np.ndarray]:
 
 def _drawn(figure: Figure) -> str:
     packed, alt = report.packed(figure.to_json() or ""), html.escape(theme.alt_text(figure))
-    return f'<div role="img" aria-label="{alt}" data-figure="{packed}">{alt}</div>'
+    return f'<div role="figure" aria-label="{alt}" data-figure="{packed}">{alt}</div>'

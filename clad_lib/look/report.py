@@ -102,7 +102,7 @@ def drawn(figure: Mapping[str, Any]) -> str:
     """A figure of plotly, as a dict, as HTML that `page` draws when it comes into view."""
     about = {"title": "picture", "alt": "picture"} | (figure["layout"].get("meta") or {})
     alt = html.escape(about["alt"])
-    box = f'<div role="img" aria-label="{alt}" data-figure="{packed(json.dumps(figure))}">'
+    box = f'<div role="figure" aria-label="{alt}" data-figure="{packed(json.dumps(figure))}">'
     return _captioned(f"{box}{alt}</div>", about["title"])
 
 

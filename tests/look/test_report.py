@@ -86,7 +86,7 @@ def test_a_page_holds_all_that_it_shows(tmp_path):
     assert "<h2>Verdict</h2>\n<p>{odd}</p>" in text
     assert "Empty" not in text
     alt = "Two &quot;curves&quot; &amp; {braces}."
-    assert f'role="img" aria-label="{alt}"' in text
+    assert f'role="figure" aria-label="{alt}"' in text
     assert f'<img src="data:image/png;base64,{DOT}" alt="A map.">' in text
     assert "<figcaption>Two &lt;of&gt; {them}</figcaption>" in text
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", text)
