@@ -16,9 +16,9 @@ def on_small_maps(conv: nn.Conv2d, side: int) -> nn.Module:
 
     if side > conv.stride[0]:
         return SmallMapConv2d(conv) if side <= 2 * conv.stride[0] else conv
-    product, met = nn.Linear(side, side, bias=False), slice(1, 1 + side)
-    taps = conv.weight.detach()[:, :, met, met]
-    product.weight = nn.Parameter(taps.permute(0, 2, 3, 1).flatten(1).clone())  # (C', side side C)
+    taps = conv.weight.detach().permute(0, 2, 3, 1)[:, 1 : 1 + side, 1 : 1 + side].flatten(1)
+    product = nn.Linear(taps.shape[1], len(taps), bias=False, device="meta")
+    product.weight = nn.Parameter(taps.clone())  # (C', side side C)
     return nn.Sequential(Permute([0, 2, 3, 1]), nn.Flatten(), product, nn.Unflatten(1, (-1, 1, 1)))
 
 

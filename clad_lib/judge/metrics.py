@@ -154,8 +154,7 @@ def bootstrap(
     see an error". Warns and raises as `evaluate`, and raises ValueError for fewer than two units of
     a class.
     """
-    rows = np.asarray(scores)[None]
-    observed, draws, count = resampled(rows, anomaly, resamples, seed, units)
+    observed, draws, count = resampled(np.asarray(scores)[None], anomaly, resamples, seed, units)
     return Interval(float(observed[0]), *_percentiles(draws[:, 0], level, count))
 
 

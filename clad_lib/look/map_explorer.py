@@ -51,8 +51,9 @@ def gather(study: Study) -> dict[str, Any]:
     if study.has("outputs"):
         logits = study.find("outputs").train.logits[rows]
         facts["anomaly score (MSP)"] = msp(logits.float()).numpy()
-    hidden = split.answers.train_class[rows]
-    facts["hidden class (analysis)"] = categories(hidden, split.class_names)
+    facts["hidden class (analysis)"] = categories(
+        split.answers.train_class[rows], split.class_names
+    )
     told = f"{len(rows):,} of {len(split.train):,} training images; t-SNE by {drawn.backend}, "
     told += f"perplexity {drawn.perplexity:g}, seed {drawn.seed}."
     images = split.train[rows].numpy()

@@ -66,38 +66,36 @@ def comparisons(frame: pd.DataFrame, *, resamples: int = 4000) -> pd.DataFrame:
     p is corrected by Holm's method for the number of rivals. Columns: GROUP, best, method, seeds,
     difference, low, high, p. Runs whose score files are gone are left out.
     """
-    files = [Path(str(folder), "scores.parquet") for folder in frame.folder]
-    there = pd.Series([path.is_file() for path in files], frame.index, dtype=bool)
+    there = [Path(str(folder), "scores.parquet").is_file() for folder in frame.folder]
     names = [*GROUP, "best", "method", "seeds", "difference", "low", "high", "p"]
     found = [pd.DataFrame(columns=names)]
-    clean = frame[(frame.protocol == "clean") & frame.auroc.notna()].assign(there=there)
+    clean = frame.assign(there=there)[(frame.protocol == "clean") & frame.auroc.notna()]
     for group, runs in clean.groupby(GROUP, sort=False):
         best, *rivals = runs.groupby("method").auroc.mean().sort_values(ascending=False).index
-        pairs = [(*group, best, rival, *_pair(runs, [best, rival], resamples)) for rival in rivals]
+        kept = runs[runs.there].pivot(index="seed", columns="method", values="folder")
+        read = kept.map(_test_scores, na_action="ignore")  # once, not for each pair
+        pairs = [(*group, best, rival, *_pair(read, [best, rival], resamples)) for rival in rivals]
         table = pd.DataFrame([pair for pair in pairs if len(pair) == len(names)], columns=names)
         found.append(table.assign(p=metrics.holm(table.p) if len(table) else table.p))
     return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
 
 
-def _pair(runs: pd.DataFrame, methods: list[str], resamples: int) -> tuple:
-    """Seeds, difference, low, high and p of two methods; empty where they do not share images."""
-    kept = runs[runs.there].pivot(index="seed", columns="method", values="folder")
-    shared = kept.reindex(columns=methods).dropna().sort_index()
+def _test_scores(folder: str) -> pd.DataFrame:
+    table = pd.read_parquet(Path(folder, "scores.parquet"))
+    return table[table.split == "test"].sort_values("index")[["anomaly", "track", "score"]]
+
+
+def _pair(read: pd.DataFrame, methods: list[str], resamples: int) -> tuple:
+    """Seeds, difference, low, high and p of two methods; empty where they do not share images.
+
+    `read` are the scores of the test images by seed (rows) and method (columns).
+    """
+    shared = read.reindex(columns=methods).dropna().sort_index()
     shared = shared if len(shared) > 2 else shared[:1]
-    read = [
-        [
-            pd.read_parquet(Path(folder, "scores.parquet"))
-            .query("split == 'test'")
-            .sort_values("index")
-            for folder in shared[name]
-        ]
-        for name in methods
-    ]
-    first = read[0][0] if len(shared) else pd.DataFrame()
-    if first.empty or any(len(each) != len(first) for tables in read for each in tables):
+    if shared.empty or len({*shared.map(len).to_numpy().flat}) > 1:
         return ()
-    one, other = (np.stack([each.score.to_numpy() for each in tables]) for tables in read)
-    truth = first.anomaly.to_numpy(), first.track.to_numpy()
+    one, other = (np.stack([each.score for each in shared[name]]) for name in methods)
+    truth = shared.iloc[0, 0].anomaly.to_numpy(), shared.iloc[0, 0].track.to_numpy()
     return (len(shared), *compare(one, other, *truth, resamples=resamples))
 
 

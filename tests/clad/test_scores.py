@@ -51,12 +51,17 @@ def test_odin_at_temperature_one_without_a_step_is_msp(classifier, images):
     assert torch.equal(scores.odin(classifier, images, temperature=1, epsilon=0), msp(plain))
 
 
-def test_scores_do_not_depend_on_the_batch(classifier, images):
-    for epsilon, tolerance in ((0.0, 1e-5), (0.01, 3e-3)):  # rounding may turn a pixel's sign
-        options = dict(temperature=10, epsilon=epsilon)
-        whole = scores.odin(classifier, images, **options, batch_size=23)
-        single = scores.odin(classifier, images, **options, batch_size=1)
-        assert np.allclose(whole, single, rtol=tolerance)
+@pytest.mark.parametrize("epsilon", [0.0, 0.01])
+def test_scores_do_not_depend_on_the_batch(classifier, images, epsilon):
+    options, tolerance = dict(temperature=10, epsilon=epsilon), 1e-5
+    if epsilon:  # in float32 rounding may turn the sign of a gradient near 0
+        model, few = smooth()
+        found = [scores.odin(model, few, **options, batch_size=size) for size in (3, 1)]
+        assert np.allclose(*found, rtol=tolerance)
+        tolerance = 3e-3
+    whole = scores.odin(classifier, images, **options, batch_size=23)
+    single = scores.odin(classifier, images, **options, batch_size=1)
+    assert np.allclose(whole, single, rtol=tolerance)
 
 
 def test_uint8_and_unit_images_score_alike(classifier):
