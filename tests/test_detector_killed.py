@@ -37,25 +37,41 @@ def pictures(folder, count, seed):
     return folder
 
 
-def killed(action, random, longest, *, after=False):
-    """Run `action` in a child that is killed after a random part of `longest` seconds.
+def killed(action, seconds, moment="start"):
+    """Run `action` in a child that is killed so many seconds after a moment.
 
-    The time runs from the moment at which the action calls what it is given, if it is `after` that.
+    The moments are its start, the call of what it is given (it is about to save), and its end. At
+    `never saves` it waits in that call, so that it is killed for certain before it has saved.
     """
     told, tell = os.pipe()
+
+    def saving():
+        os.write(tell, b"x")
+        if moment == "never saves":
+            time.sleep(3600)
+
     if not (child := os.fork()):
         try:
-            action(lambda: os.write(tell, b"x"))
+            action(saving)
         finally:
             os.write(tell, b"x")
             os._exit(0)
-    for _ in range(after):  # 1: it saves, 2: it has ended
+    for _ in range({"start": 0, "never saves": 1, "saving": 1, "end": 2}[moment]):
         os.read(told, 1)
-    time.sleep(random.uniform(0, longest))
+    time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(told)
     os.close(tell)
+
+
+def moments_of(times, whole, saving):
+    """Seconds and moments of so many kills: one before a save, one after it, the rest drawn."""
+    yield 0, "never saves"
+    for number in range(1, times - 1):
+        drawn = np.random.default_rng(number).uniform(0, 1.5)
+        yield (drawn * whole, "start") if number % 3 == 0 else (drawn * saving, "saving")
+    yield 0, "end"
 
 
 def seconds_of(action):
@@ -76,10 +92,8 @@ def check_fit(tmp_path, name, times):
         detector.save(place)
 
     whole, saving = seconds_of(lambda told: action(told, tmp_path / f"other-{name}"))
-    for number in range(times):
-        random = np.random.default_rng(number)
-        after = number % 2 if number < times - 1 else 2
-        killed(action, random, 1.5 * (saving if after else whole), after=after)
+    for number, (seconds, moment) in enumerate(moments_of(times, whole, saving)):
+        killed(action, seconds, moment)
         try:
             assert Detector.load(place).threshold == expected
             found.add("new")
@@ -96,7 +110,7 @@ def check_fit(tmp_path, name, times):
 
 def check_update(tmp_path, name, times):
     folder, more = pictures(tmp_path / "normal", 60, 0), pictures(tmp_path / "more", 40, 1)
-    place, found = tmp_path / name, set()
+    place = tmp_path / name
     Detector("NearestImage", device="cpu").fit(folder).save(place)
 
     def action(saving):
@@ -111,11 +125,13 @@ def check_update(tmp_path, name, times):
     pixels, _, _ = own_images.read_images(folder, **Detector.load(place).reading)
     first = pixels[:22], np.arange(22)
     whole, saving = seconds_of(action)
-    for number in range(times):
-        random, after = np.random.default_rng(number), bool(number % 4)
-        killed(action, random, 1.5 * (saving if after else whole), after=after)
-        found.add(Detector.load(place).threshold.n)  # 22 or 40 images: never anything else
-    assert found == {22, 40}
+    for seconds, moment in moments_of(times, whole, saving):
+        before = Detector.load(place).threshold.n
+        killed(action, seconds, moment)
+        after = Detector.load(place).threshold.n
+        assert {before, after} <= {22, 40}
+        assert moment != "never saves" or after == before
+        assert moment != "end" or after != before
     action(lambda: None)
     left = {each.name for each in tmp_path.glob("[!.]*")}
     assert left == {"normal", "more", name}
