@@ -3,7 +3,9 @@
 They are twelve groupings of classes over four data sets, none of which is a scenario of the study.
 Only training files are used: a quarter of them, by whole tracks, plays the test. Each data set has
 a grouping drawn from all its classes, and two halves of groupings of the study, because only
-classes that belong together tell whether a method sees what they have in common. For example:
+classes that belong together tell whether a method sees what they have in common. `auroc` is that
+against all other classes, `auroc_apart` that without the other half, which has it in common too.
+For example:
 
     CLAD_DATA=... python tools/develop.py --methods Patches --set patch_features=2048
 
@@ -40,7 +42,10 @@ COLUMNS = ("date", "commit", "dataset", "normal", "train", "test", "method", "se
 
 
 def groupings(dataset: str, *, seed: int = 2026) -> list[tuple[int, ...]]:
-    """Three groupings of classes of a data set that are none of the study's scenarios."""
+    """Three groupings of classes of a data set that are none of the study's scenarios.
+
+    The first is drawn from all classes, the others are halves of groupings of the study.
+    """
     known = [tuple(row["normal"]) for row in datasets()[dataset]["scenarios"].values()]
     random = np.random.default_rng([seed, DATASETS.index(dataset)])
 
@@ -71,6 +76,12 @@ def development_split(
     )
     scenario = Scenario(dataset, "+".join(map(str, normal)), "development", normal)
     return make_split(train, test, scenario, seed=seed, max_train=max_train, max_test=max_test)
+
+
+def other_half(dataset: str, normal: tuple[int, ...]) -> set[int]:
+    """The other classes of the one grouping of the study that holds these, if there is one."""
+    wholes = [set(row["normal"]) for row in datasets()[dataset]["scenarios"].values()]
+    return next((whole - {*normal} for whole in wholes if whole > {*normal}), set())
 
 
 def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Tensor]:
@@ -124,9 +135,9 @@ def main() -> None:
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
     new = not TABLE.exists()
     with TABLE.open("a", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
+        table = csv.writer(file, lineterminator="\n")
         if new:
-            table.writerow([*COLUMNS, "auroc", "seconds"])
+            table.writerow([*COLUMNS, "auroc", "seconds", "auroc_apart"])
         for dataset in asked.datasets:
             settings = Settings.everything(
                 make_config(dataset, "ALL", **chosen), device=torch.device("cpu")
@@ -135,6 +146,9 @@ def main() -> None:
                 split = development_split(
                     dataset, normal, max_train=asked.max_train, max_test=asked.max_test
                 )
+                others = other_half(dataset, normal)
+                answers = split.answers.test_anomaly
+                apart = ~np.isin(split.answers.test_class, [*others])
                 for method in asked.methods:
                     start = time.process_time()
                     found = scored(method, split, settings)
@@ -142,8 +156,12 @@ def main() -> None:
                     row = [datetime.date.today(), commit, dataset, split.scenario.name]
                     row += [len(split.train), len(split.test), method, json.dumps(chosen)]
                     for part, scores in found.items():
-                        value = auroc(scores.numpy(), split.answers.test_anomaly)
-                        table.writerow([*row, part, round(100 * value, 2), seconds])
+                        both = [
+                            round(100 * auroc(scores.numpy()[rows], answers[rows]), 2)
+                            for rows in (slice(None), apart)
+                        ]
+                        told = both[1] if others else ""
+                        table.writerow([*row, part, both[0], seconds, told])
                     file.flush()
 
 
