@@ -1,7 +1,5 @@
 """Charts of training, of boundaries and of results: arrays and tables in, a plotly figure out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import cycle
 from typing import Any

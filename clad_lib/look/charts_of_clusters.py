@@ -1,7 +1,5 @@
 """Latents and clusters in pictures: maps, confidence, hidden classes, health."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

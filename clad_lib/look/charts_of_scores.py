@@ -1,7 +1,5 @@
 """Anomaly scores in pictures: both kinds of images, thresholds, and what is promised of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -2,8 +2,6 @@
 figure that follows its container. All figures of a page share one copy of plotly's script.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 from functools import cache

@@ -1,7 +1,5 @@
 """The map explorer: the latent map in several colours, with the images that one points at."""
 
-from __future__ import annotations
-
 from numbers import Real
 from typing import Any
 

@@ -16,8 +16,11 @@ from clad_lib.clad import dec
 from clad_lib.clad.training import infer, seeded
 from clad_lib.config import published
 from clad_lib.judge import guarantees
+from clad_lib.judge.metrics import auroc
+from clad_lib.methods.fused import FusedScorer
 from clad_lib.methods.kernel import Gamma, KernelScorer, fit_boundary
 from clad_lib.study.engine import Study
+from clad_lib.study.measure import compare
 
 ALPHA, DELTA = 0.1, 0.1  # of the thresholds of all boundaries
 FIT_IMAGES = 2000  # boundaries are fitted to at most this many training images
@@ -41,11 +44,6 @@ def measure_settings(
     return pd.DataFrame(found)
 
 
-def sweep(study: Study, setting: str, values: Sequence[Any]) -> pd.DataFrame:
-    """`measure_settings` of ODIN for several values of one setting, such as clusters or latent."""
-    return measure_settings(study, [{setting: value} for value in values])
-
-
 def waterfall_steps(study: Study) -> tuple[float, dict[str, float]]:
     """AUROC of ODIN, and its change as each published defect joins those before it.
 
@@ -62,20 +60,37 @@ def waterfall_steps(study: Study) -> tuple[float, dict[str, float]]:
         "AUROC flipped": {"flip_auroc": True},
     }
     settings = accumulate(defects.values(), or_, initial=dict[str, Any]())
-    auroc = measure_settings(study, settings).auroc
-    return float(auroc[0]), dict(zip(defects, auroc.diff()[1:].tolist(), strict=True))
+    found = measure_settings(study, settings).auroc
+    return float(found[0]), dict(zip(defects, found.diff()[1:].tolist(), strict=True))
 
 
-def ways_to_measure(study: Study) -> pd.DataFrame:
-    """SVDD's AUROC and F1 as they are, and as the published code takes them: a row a way."""
-    ways: dict[str, dict[str, Any]] = {
-        "as they are": {},
-        "ROC of +-1 decisions": {"hard_svdd": True},
-        "and flipped": {"hard_svdd": True, "flip_auroc": True},
-        "F1 at the best test threshold": {"best_f1": True},
+def expert_parts(study: Study) -> pd.DataFrame:
+    """Fused taken apart: each part of each expert, each expert, and three rules that join them.
+
+    Index: whose it is, and the part. Columns: auroc; lead, low and high, by how much Fused is ahead
+    of it on the same test images, with its 95 % interval.
+    """
+    scorer, split = study.fit("Fused"), study.split
+    parts = {name: expert.parts(split.test) for name, expert in scorer.experts.items()}
+    wholes = {name: torch.stack([*found.values()]).mean(0) for name, found in parts.items()}
+    equal = FusedScorer(scorer.experts, dict.fromkeys(wholes, 1.0))
+    rules = {
+        "scores added": sum(wholes.values()),
+        "equal weights": equal.join([*wholes.values()]),
+        "as it is": scorer.join([*wholes.values()]),
     }
-    table = measure_settings(study, ways.values(), method="SVDD")
-    return table[["auroc", "f1", "protocol"]].set_axis(pd.Index(ways, name="SVDD"))
+    table = {name: found | {"together": wholes[name]} for name, found in parts.items()}
+    frame = pd.DataFrame(
+        {(n, p): v for n, f in (table | {"Fused": rules}).items() for p, v in f.items()}
+    )
+    anomaly, tracks = split.answers.test_anomaly, split.test_tracks
+
+    def measured(values: pd.Series) -> list[float]:
+        lead = compare(frame["Fused", "as it is"], values, anomaly, tracks)
+        return [auroc(values, anomaly), *lead[:3]]
+
+    names = ["auroc", "lead", "low", "high"]
+    return frame.apply(measured, result_type="expand").T.set_axis(names, axis=1)
 
 
 def dec_trail(study: Study, *, epochs: int = 10, count: int = 200) -> tuple[np.ndarray, ...]:

@@ -7,7 +7,10 @@ import pytest
 import torch
 from scipy.stats import kstest
 
+from clad_lib import make_config, open_study
+from clad_lib.judge.metrics import auroc
 from clad_lib.methods.fused import FusedScorer, trust
+from clad_lib.study.experiments import expert_parts
 
 
 class Expert:
@@ -65,3 +68,27 @@ def test_scores_joined_are_the_scores_of_the_images():
     scorer = FusedScorer(experts, {"a": 1.0, "b": 0.3})
     joined = scorer.join([expert(values).double().numpy() for expert in experts.values()])
     assert torch.equal(joined, scorer(values))
+
+
+def test_fused_taken_apart_agrees_with_the_methods_of_the_study(tmp_path):
+    config = make_config("digits", "STR", profile="smoke")
+    study = open_study(config, runs=tmp_path, device="cpu", progress=False)
+    table, anomaly = expert_parts(study), study.split.answers.test_anomaly
+    tested = {name: study[name].test for name in ("Patches", "Rotation", "Fused")}
+    for name, part in (("Patches", "together"), ("Rotation", "together"), ("Fused", "as it is")):
+        assert table.auroc[name, part] == pytest.approx(study[name].metrics["auroc"], abs=1e-6)
+    assert table.auroc["Fused", "scores added"] == pytest.approx(
+        auroc(tested["Patches"] + tested["Rotation"], anomaly), abs=1e-6
+    )
+    normals = {name: study.fit(name).normals.numpy() for name in ("Patches", "Rotation")}
+    p_values = [
+        (1 + (normals[name] >= tested[name][:, None]).sum(1)) / (len(normals[name]) + 1)
+        for name in normals
+    ]
+    equal = auroc(-np.log(p_values[0] * p_values[1]), anomaly)
+    assert table.auroc["Fused", "equal weights"] == pytest.approx(equal, abs=1e-6)
+    assert len(table.loc["Patches"]) == 2 * 4 + 1
+    assert len(table.loc["Rotation"]) == 2 + 1
+    assert table.lead.to_numpy() == pytest.approx(table.auroc["Fused", "as it is"] - table.auroc)
+    assert (table.low <= table.lead).all()
+    assert (table.lead <= table.high).all()
