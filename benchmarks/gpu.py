@@ -45,8 +45,7 @@ TOLERANCE = {"float32": 0.02, "as computed": 0.2}  # of the scores' standard dev
 # Stage or method -> the setting that counts its epochs.
 EPOCHS = {"autoencoder": "ae_epochs", "clusters": "dec_epochs", "classifier": "clf_epochs"}
 EPOCHS |= {"DeepSVDD": "deep_training", "rotation_network": "rotation_views"}
-BEST = "best" if "best" in profiles() else "fast"
-PLANS = {("ODIN", "MSP", "KNN"): "paper", ("Fused", "Patches", "Rotation"): BEST}
+PLANS = {("ODIN", "MSP", "KNN"): "paper", ("Fused", "Patches", "Rotation"): "best"}
 PLANS |= {("DeepSVDD",): "paper"}
 TINY = dict(rotation_views=128, max_train=96, max_test=96)  # beside the profile smoke
 Rows = Iterator[dict[str, Any]]

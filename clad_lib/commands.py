@@ -22,7 +22,9 @@ Dataset = Annotated[str, typer.Option(help=f"{', '.join(datasets())}, or a folde
 Scenario = Annotated[
     str, typer.Option(help="such as CUR; a label such as 3; or a grouping such as 0+3+8")
 ]
-Profile = Annotated[str, typer.Option(help="smoke (read no number), fast, or paper (as published)")]
+Profile = Annotated[
+    str, typer.Option(help="smoke (read no number), fast, best (a GPU) or paper (as published)")
+]
 Seed = Annotated[int, typer.Option(help="seed of the split, the weights and the batches")]
 Size = Annotated[
     int | None, typer.Option(help="side in pixels to which a folder's images are brought")

@@ -4,8 +4,6 @@ Three false-alarm rates are kept apart: what is promised before any test image i
 expected from the calibration images, and what was counted on the test images.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any, NamedTuple
 

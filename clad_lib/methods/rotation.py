@@ -22,7 +22,8 @@ from clad_lib.methods.scorers import PartScorer
 
 TURNS = 4
 REMEMBERED = 5_000  # training images with whose features others are compared, at most
-BATCH, RATE = 128, 3e-3  # turned images in a training step; Adam's peak learning rate
+BATCHES = {0: 128, 1_000_000: 1024}  # turned images in a training step, from so many views on
+RATE = 3e-3  # Adam's peak learning rate
 HELD_OUT = 0.1  # share of the training tracks that the network does not see: what is normal for it
 
 
@@ -70,13 +71,14 @@ def fit_rotation(images: Tensor, labels: Tensor, split: Split, settings: Setting
         with precision(images.device):
             return cross_entropy(model(turned(images)), (TURNS * labels + turns).flatten())
 
+    batch = max(size for views, size in BATCHES.items() if settings.rotation_views >= views)
     losses = fit(
         model.to(settings.device),
         loss,
         images,
         labels,
         epochs=max(1, round(settings.rotation_views / TURNS / len(images))),
-        batch_size=BATCH // TURNS,
+        batch_size=batch // TURNS,
         lr=RATE,
         schedule="onecycle",
         seed=settings.seed,

@@ -15,6 +15,7 @@ from clad_lib.config import Settings, make_config
 from clad_lib.data.reading import ImageData
 from clad_lib.data.scenarios import make_split
 from clad_lib.data.split import Scenario
+from clad_lib.methods import rotation as module
 from clad_lib.methods.rotation import held_out, rotation, rotation_network, turned, views
 
 VIEWS = 4000
@@ -91,6 +92,23 @@ def test_the_budget_is_a_number_of_views(split, network):
     assert len(network.losses) == round(VIEWS / (4 * kept)) > 1
     few, _ = trained(split, rotation_views=400)  # fewer than one epoch of four views
     assert len(few.losses) == 1
+
+
+def test_a_large_budget_takes_large_steps(split, monkeypatch):
+    assert make_config(profile="best").rotation_views >= max(module.BATCHES)
+    assert make_config().rotation_views < max(module.BATCHES)
+    monkeypatch.setattr(module, "BATCHES", {0: 128, 900: 512})
+    for views_asked, largest in ((800, 128), (1000, 512)):
+        seen = []
+        with monkeypatch.context() as patch:
+            forward = PlainNet.forward
+            patch.setattr(
+                PlainNet,
+                "forward",
+                lambda self, images, f=forward, s=seen: (s.append(len(images)), f(self, images))[1],
+            )
+            trained(split, rotation_views=views_asked, rotation_labels="none")
+        assert max(seen) == largest
 
 
 def test_without_labels_it_names_the_turn_alone(split, network):
