@@ -133,7 +133,9 @@ def views(model: Any, images: Tensor) -> Tensor:
 def rotation(split: Split, settings: Settings, rotation_network: Trained) -> RotationScorer:
     """The row Rotation: its normals are the training images that the network did not see."""
     held, model = held_out(split.train_tracks, seed=settings.seed), rotation_network.model
-    known = views(model, split.train[~held][:REMEMBERED])[:, TURNS:]
+    shown = split.train[~held]  # a file may hold one class after the other: some at random
+    rows = torch.randperm(len(shown), generator=torch.Generator().manual_seed(settings.seed))
+    known = views(model, shown[rows[:REMEMBERED].sort().values])[:, TURNS:]
     seen = views(model, split.train[held])
     accuracy = float((seen[:, :TURNS] > np.log(0.5)).float().mean())
     return RotationScorer(model, known, doubts(seen, known), accuracy, tuple(split.train.shape[1:]))

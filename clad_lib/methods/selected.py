@@ -50,12 +50,15 @@ class Simulations(NamedTuple):
     table: pd.DataFrame  # the number of the fold, and the fields of Choice
 
 
-def withheld_folds(labels: np.ndarray, settings: Settings, *, limit: int = 500) -> list[Fold]:
+def withheld_folds(
+    labels: np.ndarray, tracks: np.ndarray, settings: Settings, *, limit: int = 500
+) -> list[Fold]:
     """Folds that each withhold a share of the pseudo-classes, others each time if they can.
 
-    labels (N,) pseudo-labels. A tenth of the kept images, at most `limit`, stay out of training to
-    stand for normal images, and at most `limit` withheld ones for anomalies. Two pseudo-classes are
-    always kept: with fewer than three there are no folds. Reads folds and withheld.
+    labels (N,) pseudo-labels. A tenth of the tracks (N,) of the kept images, at most `limit`, stay
+    out of training; at most `limit` of their images stand for normal images, and as many withheld
+    ones for anomalies. Two pseudo-classes are always kept: with fewer than three there are no
+    folds. Reads folds and withheld.
     """
     random, found = np.random.default_rng(settings.seed), []
     classes = random.permutation(np.unique(labels))
@@ -63,9 +66,11 @@ def withheld_folds(labels: np.ndarray, settings: Settings, *, limit: int = 500) 
     for fold in range(settings.folds if count > 0 else 0):
         outside = np.isin(labels, np.roll(classes, -fold * count)[:count])
         kept, withheld = (random.permutation(np.flatnonzero(each)) for each in (~outside, outside))
-        held = min(limit, max(1, len(kept) // 10))
-        tested = np.concatenate([np.sort(kept[:held]), np.sort(withheld[:limit])])
-        found.append(Fold(np.sort(kept[held:]), tested, np.arange(len(tested)) >= held))
+        names = pd.unique(tracks[kept])  # in the order of `kept`, at random
+        apart = np.isin(tracks[kept], names[: min(limit, max(1, len(names) // 10))])
+        normal = np.sort(kept[apart][:limit])
+        tested = np.concatenate([normal, np.sort(withheld[:limit])])
+        found.append(Fold(np.sort(kept[~apart]), tested, np.arange(len(tested)) >= len(normal)))
     return found
 
 
@@ -76,7 +81,7 @@ def simulations(split: Split, settings: Settings, clusters: Clusters) -> Simulat
     calibration image, test image or hidden class enters.
     """
     labels, rows = clusters.labels, list[tuple]()
-    for number, fold in enumerate(withheld_folds(labels, settings)):
+    for number, fold in enumerate(withheld_folds(labels, split.train_tracks, settings)):
         model, images, known = _without(split, settings, fold, number, labels[fold.train])
         tested = split.train[fold.tested]
         train, new = (outputs(model, part) for part in (images, tested))
@@ -185,7 +190,7 @@ def simulate_clusters(
     latents = infer(model, split.train, function=model.encode).numpy()
     options, rows = dict(inits=settings.kmeans_inits, seed=settings.seed), []
     groups = kmeans(latents, clusters=GROUPS, **options).labels_
-    folds = withheld_folds(groups, settings)
+    folds = withheld_folds(groups, split.train_tracks, settings)
     for (number, fold), count in product(enumerate(folds), candidates):
         labels = kmeans(latents[fold.train], clusters=count, **options).labels_
         classifier, _, _ = _without(split, settings, fold, number, labels)

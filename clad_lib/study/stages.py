@@ -106,7 +106,7 @@ _OWN: dict[str, Row] = {
     "outputs": _stage("clad_lib.clad.scores:part_outputs", ("classifier",)),
     "odin_grid": _stage("clad_lib.clad.scores:odin_grid_of", ("classifier",), ("odin_factor",)),
     "simulations": _stage(
-        "clad_lib.methods.selected:simulations", ("clusters",), _FOLDS, version=2
+        "clad_lib.methods.selected:simulations", ("clusters",), _FOLDS, version=3
     ),
     "ODIN": _score("clad_lib.clad.scores:odin_scores", ("classifier",), _ODIN, paper="CLAD"),
     "MSP": _score("clad_lib.clad.scores:msp_scores", _OUTPUTS),
@@ -142,7 +142,7 @@ _OWN: dict[str, Row] = {
         version=2,
         in_all=False,
     ),
-    "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, **_LONG),
+    "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, version=2, **_LONG),
     "Fused": Row("clad_lib.methods.fused:fused", _EXPERTS, _WEIGHT, version=2, **_LONG),
     "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }

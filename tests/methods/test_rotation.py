@@ -124,6 +124,16 @@ def test_turns_of_held_out_normals_are_told_and_anomalies_are_not(split, scorer)
     assert set(scorer.parts(split.test[:5])) == {"turn", "nearest neighbours"}
 
 
+def test_what_is_remembered_is_drawn_from_the_whole_file(split, network, monkeypatch):
+    held = held_out(split.train_tracks, seed=0)
+    monkeypatch.setattr(module, "REMEMBERED", 40)
+    known = rotation(split, settings_with(), network).known
+    all_of_them = views(network.model, split.train[~held])[:, 4:]
+    places = [int((all_of_them - one).abs().sum(1).argmin()) for one in known]
+    assert len(set(places)) == 40
+    assert max(places) > len(all_of_them) // 2  # not the first of a file that is sorted by class
+
+
 def test_normals_are_the_images_held_out(split, scorer):
     held = held_out(split.train_tracks, seed=0)
     torch.testing.assert_close(scorer(split.train[held]), scorer.normals)

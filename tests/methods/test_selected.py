@@ -88,7 +88,7 @@ def folds_of(folds, share, seed=0):
 def test_folds_withhold_whole_pseudo_classes_and_share_no_image():
     labels = np.random.default_rng(0).integers(0, 10, 3000)
     outside = []
-    for fold in selected.withheld_folds(labels, folds_of(3, 0.3, 1), limit=100):
+    for fold in selected.withheld_folds(labels, np.arange(3000), folds_of(3, 0.3, 1), limit=100):
         parts = [fold.train, fold.tested[~fold.withheld], fold.tested[fold.withheld]]
         rows = np.concatenate(parts)
         assert len(set(rows)) == len(rows)
@@ -103,7 +103,7 @@ def test_folds_withhold_whole_pseudo_classes_and_share_no_image():
 @pytest.mark.parametrize(("classes", "share", "count"), [(3, 0.9, 1), (4, 0.1, 1), (10, 0.5, 5)])
 def test_two_classes_are_always_kept(classes, share, count):
     labels = np.arange(200) % classes
-    folds = selected.withheld_folds(labels, folds_of(4, share))
+    folds = selected.withheld_folds(labels, np.arange(200), folds_of(4, share))
     assert len(folds) == 4
     for fold in folds:
         assert len(set(labels[fold.tested[fold.withheld]])) == count
@@ -113,7 +113,17 @@ def test_two_classes_are_always_kept(classes, share, count):
 def test_with_fewer_than_three_pseudo_classes_there_are_no_folds():
     for classes in (1, 2):
         labels = np.arange(20) % classes
-        assert selected.withheld_folds(labels, folds_of(2, 0.3)) == []
+        assert selected.withheld_folds(labels, np.arange(20), folds_of(2, 0.3)) == []
+
+
+def test_frames_of_one_track_do_not_stand_on_both_sides():
+    tracks = np.arange(1200) // 30
+    labels = np.random.default_rng(3).integers(0, 8, 1200)
+    for fold in selected.withheld_folds(labels, tracks, folds_of(2, 0.3)):
+        normal = fold.tested[~fold.withheld]
+        assert len(normal)
+        assert not set(tracks[fold.train]) & set(tracks[normal])
+        assert len(set(tracks[normal])) == len(set(tracks)) // 10
 
 
 def test_every_score_is_rated_in_every_fold_with_the_settings_that_are_declared(simulations):
@@ -127,7 +137,8 @@ def test_every_score_is_rated_in_every_fold_with_the_settings_that_are_declared(
 
 
 def test_a_fold_is_rated_by_a_classifier_that_never_saw_the_withheld(split, clusters, simulations):
-    fold = selected.withheld_folds(clusters.labels, folds_of(2, CONFIG.withheld))[1]
+    given = clusters.labels, split.train_tracks, folds_of(2, CONFIG.withheld)
+    fold = selected.withheld_folds(*given)[1]
     labels = np.unique(clusters.labels[fold.train], return_inverse=True)[1]
     with seeded(1):
         model = train_classifier(
