@@ -23,10 +23,11 @@ from clad_lib.config import Settings
 from clad_lib.judge.metrics import auroc
 from clad_lib.study.engine import Study
 from clad_lib.study.stages import function_of
-from clad_lib.study.store import stamp
 
 SHOWN = ("MSP", "KNN", "Mahalanobis", "ViM")
-COLUMNS = ("dataset", "scenario", "seed", "commit", "labels", "clusters", "purity", "ODIN", *SHOWN)
+MADE = ("threads", "precision", "device", "data", "source", "commit")
+COLUMNS = ("dataset", "scenario", "seed", "profile", *MADE, "machine", "labels", "clusters")
+COLUMNS += ("purity", "ODIN", *SHOWN)
 
 
 def pure(latents: np.ndarray, classes: np.ndarray, clusters: int, seed: int) -> np.ndarray:
@@ -59,7 +60,9 @@ def main(
             labels = pure(latents, hidden, config.clusters, seed)
             theirs = scored_with(study, labels)
             for kind, each, made in (("pseudo", found.labels, ours), ("pure", labels, theirs)):
-                row = [*text.split(":"), seed, stamp()["commit"], kind, len(np.unique(each))]
+                record = study.record("classifier")
+                row = [*text.split(":"), seed, profile, *(record[name] for name in MADE)]
+                row += [record["machine"]["cpu"], kind, len(np.unique(each))]
                 row.append(round(float(dec.purity(each, hidden)), 4))
                 anomaly = study.split.answers.test_anomaly
                 table.writerow([*row, *(round(auroc(np.asarray(s), anomaly), 4) for s in made)])

@@ -1,4 +1,4 @@
-"""Several experts as one score, made comparable by normal images that they were not fitted to."""
+"""Several experts as one score, made comparable by normal images that were kept out of each."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,8 +17,9 @@ from clad_lib.methods.scorers import PartScorer
 class FusedScorer:
     """Images (N, C, S, S) -> scores (N,): the weighted sum of -log p over the experts.
 
-    p is the share of an expert's own `normals`, images that it was not fitted to, that score as
-    high as the image: no calibration image is used up, so that the threshold keeps its promise.
+    p is the share of an expert's own `normals` that score as high as the image: training images
+    that Rotation held out, and that Patches left out of the neighbours and covariances they are
+    compared with. No calibration image is used up, so that the threshold keeps its promise.
     """
 
     def __init__(self, experts: Mapping[str, PartScorer], weights: Mapping[str, float]):
@@ -36,7 +37,7 @@ class FusedScorer:
         )
 
     def p_values(self, scores: Sequence[Any]) -> dict[str, Tensor]:
-        """Expert -> p-values (N,) in (0, 1], uniform on images like the training images."""
+        """Expert -> p-values (N,) in (0, 1], about uniform on images like the training images."""
         return {
             name: torch.from_numpy(conformal_p_values(expert.normals, each))
             for (name, expert), each in zip(self.experts.items(), scores, strict=True)

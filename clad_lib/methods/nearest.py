@@ -93,7 +93,7 @@ def _png_bytes(image: np.ndarray) -> int:
 
 
 def feature_norm(split: Split, settings: Settings, autoencoder: Trained) -> FittedScorer:
-    """Minus the length of the encoder's 512 features: the control that explains OCNN."""
+    """Minus the length of the encoder's 512 features: a control for OCNN, which may follow it."""
     encoder = encoder_features(autoencoder.model)
     return FittedScorer(
         lambda images: -infer(encoder, images).norm(dim=1), tuple(split.train.shape[1:])

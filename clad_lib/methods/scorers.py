@@ -32,8 +32,8 @@ class FittedScorer:
 class PartScorer:
     """Images (N, C, S, S) -> scores (N,): the mean of several parts, made comparable.
 
-    A part is the logarithm of a distance, less its median over training images that it was not
-    fitted to, over their median absolute deviation. `own` (n, parts) are the distances of those
+    A part is the logarithm of a distance, less its median over training images that were kept out
+    of it, over their median absolute deviation. `own` (n, parts) are the distances of those
     images, `normals` (n,) their scores. A kind of scorer says how images get their `distances`.
     """
 
