@@ -17,7 +17,8 @@ import typer
 
 from clad_lib.config import datasets
 from clad_lib.study import results, tables
-from clad_lib.study.stages import rows
+from clad_lib.study.measure import compare
+from clad_lib.study.stages import ONE, rows
 from clad_lib.study.store import write_atomically
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -36,7 +37,7 @@ def keep(
     note: Annotated[str, typer.Option(help="what else the command needs")] = "",
     into: Path = RESULTS,
 ) -> None:
-    """Merge finished runs of committed code into measured.csv and comparisons.csv."""
+    """Merge finished runs of committed code into measured, comparisons and verdicts.csv."""
     frame = results.collect_some(runs)
     reasons = frame.apply(why_not, axis=1)
     for reason in sorted(set(reasons) - {""}):
@@ -46,7 +47,32 @@ def keep(
     merge(into / "measured.csv", fresh, list(results.KEY))
     compared = tables.comparisons(frame)
     merge(into / "comparisons.csv", compared, [*tables.GROUP, "method"], replace=tables.GROUP)
-    typer.echo(f"{len(fresh)} rows kept, {len(compared)} comparisons")
+    told = verdicts(frame)
+    merge(into / "verdicts.csv", told, [*tables.GROUP, "seed"])
+    typer.echo(f"{len(fresh)} rows kept, {len(compared)} comparisons, {len(told)} verdicts")
+
+
+def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Selected against the best one-boundary method of each run: the test that `clad study` prints.
+
+    p is corrected for the number of one-boundary methods, since the best of them is taken.
+    """
+    found = []
+    clean = frame[(frame.protocol == "clean") & frame.auroc.notna()]
+    for run, known in clean.groupby([*tables.GROUP, "seed"], sort=False):
+        table = known.drop_duplicates("method", keep="last").set_index("method")
+        rivals = [name for name in table.index if rows()[name].block == ONE]
+        if "Selected" not in table.index or not rivals:
+            continue
+        pair = ["Selected", table.auroc[rivals].idxmax()]
+        files = [pd.read_parquet(Path(folder, "scores.parquet")) for folder in table.folder[pair]]
+        one, other = (each[each.split == "test"].sort_values("index") for each in files)
+        truth = one.anomaly.to_numpy(), one.track.to_numpy()
+        told = compare(one.score.to_numpy(), other.score.to_numpy(), *truth)
+        p = min(1.0, told.p_value * len(rivals))
+        found.append((*run, *pair, len(rivals), *told[:3], p))
+    names = ["seed", "method", "rival", "rivals", "difference", "low", "high", "p"]
+    return pd.DataFrame(found, columns=[*tables.GROUP, *names])
 
 
 def why_not(row: pd.Series) -> str:
