@@ -1,7 +1,6 @@
 """OCNN and OCCNN: one boundary, drawn by a small network on the autoencoder's features."""
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,6 @@ from clad_lib.data.split import Split
 from clad_lib.methods.scorers import FittedScorer, check_training, encoder_features
 
 HIDDEN = 32  # units of OCNN's one hidden layer
-OCNN: dict[str, Any] = dict(batch_size=200, lr=1e-3, title="OCNN")
-OCCNN: dict[str, Any] = dict(batch_size=64, lr=1e-4, title="OCCNN")
 NOISE = 0.01  # standard deviation of OCCNN's draws
 
 
@@ -54,8 +51,18 @@ def ocnn(split: Split, settings: Settings, autoencoder: Trained) -> FittedScorer
         return weights / 2 + (margin - model(batch)).clamp_min(0).mean() / settings.nu - margin
 
     solve_margin()
-    by = OCNN | dict(epochs=settings.ocnn_epochs, seed=settings.seed, progress=settings.progress)
-    fit(response, objective, features, on_epoch_end=solve_margin, **by)
+    fit(
+        response,
+        objective,
+        features,
+        epochs=settings.ocnn_epochs,
+        batch_size=200,
+        lr=1e-3,
+        seed=settings.seed,
+        on_epoch_end=solve_margin,
+        title="OCNN",
+        progress=settings.progress,
+    )
     return FittedScorer(
         lambda images: margin.cpu() - infer(response, infer(encoder, images) / size),
         tuple(split.train.shape[1:]),
@@ -91,6 +98,16 @@ def occnn(split: Split, settings: Settings, autoencoder: Trained) -> FittedScore
         labels = torch.arange(len(logits), device=logits.device) >= len(batch)
         return binary_cross_entropy_with_logits(logits, labels.float())
 
-    by = OCCNN | dict(epochs=1, min_steps=settings.occnn_steps, progress=settings.progress)
-    fit(head, cross_entropy, features, seed=settings.seed, **by)
+    fit(
+        head,
+        cross_entropy,
+        features,
+        epochs=1,
+        batch_size=64,
+        lr=1e-4,
+        seed=settings.seed,
+        min_steps=settings.occnn_steps,
+        title="OCCNN",
+        progress=settings.progress,
+    )
     return FittedScorer(partial(infer, encoder.append(head)), tuple(split.train.shape[1:]))

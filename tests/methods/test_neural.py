@@ -81,7 +81,8 @@ def test_ocnn_lowers_its_objective_and_scores_r_minus_the_response(zeros, autoen
 def test_occnn_tells_features_from_the_noise_that_it_was_trained_on(
     zeros, autoencoder, fitted, monkeypatch
 ):
-    monkeypatch.setitem(neural.OCCNN, "lr", 1e-2)
+    fit = neural.fit
+    monkeypatch.setattr(neural, "fit", lambda *given, **by: fit(*given, **by | {"lr": 1e-2}))
     scorer = fit_occnn(zeros[0], autoencoder, steps=300)
     head, features = fitted[0]
     assert torch.allclose(features.mean(1), torch.zeros(len(features)), atol=1e-5)
