@@ -137,8 +137,13 @@ def odin_scores(split: Split, settings: Settings, classifier: Trained) -> Scorer
     The published code's factor is applied once, whichever of the two last settings asks for it.
     """
     unit = "published" if settings.odin_factor else settings.epsilon_unit
-    options = dict(temperature=settings.temperature, epsilon=settings.epsilon, unit=unit)
-    return partial(odin, classifier.model, **options)
+    return partial(
+        odin,
+        classifier.model,
+        temperature=settings.temperature,
+        epsilon=settings.epsilon,
+        unit=unit,
+    )
 
 
 def _one_pass(name: str) -> Callable[..., Scored]:

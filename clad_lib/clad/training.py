@@ -232,8 +232,12 @@ def train_classifier(
 
     `epochs` in place of clf_epochs ask for half of min_steps.
     """
-    shape = statistics(split, settings) | dict(classes=int(labels.max()) + 1, stem=settings.stem)
-    model = ResNet18(*images.shape[1:3], **shape).to(settings.device)
+    model = ResNet18(
+        *images.shape[1:3],
+        classes=int(labels.max()) + 1,
+        stem=settings.stem,
+        **statistics(split, settings),
+    ).to(settings.device)
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with precision(images.device):

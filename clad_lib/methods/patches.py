@@ -6,7 +6,7 @@ by how much nearer than average each centroid is, pooled over the cells of a gri
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -191,9 +191,10 @@ def fit_patches(
     sides = [min(side, images.shape[-1]) for side in sides]
     cells = min(cells, (images.shape[-1] - max(sides)) // stride + 1)
     views, own = [], []
-    sizes: Any = dict(stride=stride, cells=cells, centroids=centroids, seed=seed)
     for side in sides:
-        dictionary, features = _described(images.to(device), side=side, **sizes)
+        dictionary, features = _described(
+            images.to(device), side=side, stride=stride, cells=cells, centroids=centroids, seed=seed
+        )
         memory, scores = remember(features, members, clusters=clusters, seed=seed)
         views.append((dictionary, memory))
         own.append(scores.cpu())
@@ -213,8 +214,14 @@ def _described(images: Tensor, *, cells: int, **sizes: int) -> tuple[Dictionary,
 def patch_clusters(images: Tensor, *, clusters: int, seed: int) -> Tensor:
     """Pseudo-labels (N,) of images (N, C, S, S): k-means on what a dictionary says of 2x2 cells."""
     size = images.shape[-1]
-    sizes = dict(side=min(8, size // 2), stride=max(1, size // 32), centroids=256)
-    _, features = _described(images, cells=2, seed=seed, **sizes)
+    _, features = _described(
+        images,
+        side=min(8, size // 2),
+        stride=max(1, size // 32),
+        cells=2,
+        centroids=256,
+        seed=seed,
+    )
     return squared_distances(features, k_means(features, clusters, seed=seed)).argmin(1)
 
 

@@ -60,8 +60,10 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
 
 def fit_rotation(images: Tensor, labels: Tensor, split: Split, settings: Settings) -> Trained:
     """A PlainNet that names label and turn of uint8 images (N, C, S, S) with labels (N,)."""
-    statistics: Any = dict(zip(("mean", "std"), channel_statistics(images), strict=True))
-    model = PlainNet(*images.shape[1:3], classes=TURNS * (int(labels.max()) + 1), **statistics)
+    mean, std = channel_statistics(images)
+    model = PlainNet(
+        *images.shape[1:3], classes=TURNS * (int(labels.max()) + 1), mean=mean, std=std
+    )
 
     def loss(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         if split.scenario.mirror:
