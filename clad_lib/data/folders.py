@@ -144,11 +144,16 @@ def _pictures(
     bar = partial(tqdm, leave=False, unit="image", disable=not progress)
     if highest is None:
         highest = highest_values(bar(files, "looking for deep pixels"))
-    options: Any = dict(channels=channels, size=size, highest=highest)
     first: tuple[Path, np.ndarray] | None = None
     for file in bar(files, "decoding"):
         try:
-            pixels, remarks = decode(file, where=shown(file) if strict else "", **options)
+            pixels, remarks = decode(
+                file,
+                channels=channels,
+                size=size,
+                highest=highest,
+                where=shown(file) if strict else "",
+            )
         except DataError as error:
             if strict:
                 raise

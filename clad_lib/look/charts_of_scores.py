@@ -93,8 +93,9 @@ def roc_curves(
     }
     parts = {name: pd.DataFrame(both, index=[ALARMS, FOUND]).T for name, both in curves.items()}
     frame = pd.concat(parts, names=["curve"]).reset_index("curve")
-    shown = {"color": "curve", "line_dash": "curve", "template": theme.TEMPLATE}
-    figure = px.line(frame, x=ALARMS, y=FOUND, **shown)
+    figure = px.line(
+        frame, x=ALARMS, y=FOUND, color="curve", line_dash="curve", template=theme.TEMPLATE
+    )
     figure.add_shape(type="line", x0=0, y0=0, x1=1, y1=1, line=theme.DOTTED, layer="below")
     square = {"range": [-0.01, 1.01], "constrain": "domain"}
     return theme.finish(

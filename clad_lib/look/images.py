@@ -74,8 +74,12 @@ def reconstructions(
     rows = {"original": as_bytes(originals), "reconstruction": as_bytes(rebuilt)}
     gap = np.abs(np.subtract(*rows.values(), dtype=np.int16)).astype(np.uint8)
     error = f"Mean squared error of these: {np.square(gap / 255).mean():.4f}, pixels in [0, 1]."
-    told = {"title": title, "note": f"{note} {error}", "alt": f"{len(gap)} images."}
-    return image_rows(rows | {"difference": gap}, **told)
+    return image_rows(
+        rows | {"difference": gap},
+        title=title,
+        note=f"{note} {error}",
+        alt=f"{len(gap)} images.",
+    )
 
 
 def extreme_images(
@@ -133,9 +137,17 @@ def score_map(
     """An image (C, H, W) beside the map (h, w) of its score, whose cells cover it."""
     (height, width), left = scores.shape, -1.06 * scores.shape[1] - 0.5
     large = as_bytes(image[None])[0].repeat(8, 1).repeat(8, 2)  # browsers would blur it
-    place = dict(x=left, y=-0.5, sizex=width, sizey=height, sizing="stretch", xref="x", yref="y")
     figure = px.imshow(scores, labels={"color": plain(score)}, template=TEMPLATE)
-    figure.add_layout_image(source=as_uri(large.transpose(1, 2, 0)), **place)
+    figure.add_layout_image(
+        source=as_uri(large.transpose(1, 2, 0)),
+        x=left,
+        y=-0.5,
+        sizex=width,
+        sizey=height,
+        sizing="stretch",
+        xref="x",
+        yref="y",
+    )
     row, column = np.unravel_index(scores.argmax(), scores.shape)
     return finish(
         figure,

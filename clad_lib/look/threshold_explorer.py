@@ -40,8 +40,11 @@ def threshold_explorer(study: Study, *, alpha: float = ALPHA, may_keep: bool = T
     as `clean`.
     """
     keep, images = partial(points.keep_threshold, study), study.split.test.numpy()
-    more: dict[str, Any] = {"alpha": alpha, "keep": keep if may_keep else None}
-    return parts.or_sentence(lambda: ThresholdExplorer(points.gather(study), images, **more))
+    return parts.or_sentence(
+        lambda: ThresholdExplorer(
+            points.gather(study), images, alpha=alpha, keep=keep if may_keep else None
+        )
+    )
 
 
 def view(sheet: Sheet) -> graph_objects.Figure:
