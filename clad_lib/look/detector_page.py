@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import plotly.express as px
-from plotly.graph_objects import Figure
 
 from clad_lib.look import report, theme
 from clad_lib.look.images import image_rows
@@ -35,11 +34,11 @@ def write_page(
     rows = {"image": pictures} | maps_of(detector, pictures)
     note = "In the order of the list below; a map is bright where the score comes from."
     gallery = image_rows(rows, title="The most anomalous images", note=note)
-    lines = [f"<li>{score:.4g} {html.escape(name)}</li>" for score, name, _ in top]
+    lines = "".join(f"<li>{score:.4g} {html.escape(name)}</li>" for score, name, _ in top)
     parts = {
         "What was found": "".join(f"<p>{k}: {html.escape(str(v))}</p>" for k, v in said.items()),
-        "Scores": _drawn(figure),
-        "The most anomalous images": f"{_drawn(gallery)}<ol>{''.join(lines)}</ol>",
+        "Scores": report.drawn(figure.to_json() or ""),
+        "The most anomalous images": f"{report.drawn(gallery.to_json() or '')}<ol>{lines}</ol>",
     }
     if drift is not None:
         figure = px.line(y=drift.capital).add_hline(-np.log10(drift.level), line=theme.DASHED)
@@ -50,7 +49,7 @@ def write_page(
             xaxis_title="image, in the order of paths",
             yaxis_title="powers of ten",
         )
-        parts["Drift"] = f"<p>{drift.text}</p>{_drawn(figure)}"
+        parts["Drift"] = f"<p>{drift.text}</p>{report.drawn(figure.to_json() or '')}"
     write_atomically(path, report.page("Scores of a folder of images", parts, ()))
 
 
@@ -63,8 +62,3 @@ def maps_of(detector: Any, images: np.ndarray) -> dict[str, np.ndarray]:
     cells = np.arange(size) * maps[0].shape[0] // size  # (S,)
     shares = np.stack(maps)[:, None, cells][..., cells] / (np.max(maps) or 1)  # (N, 1, S, S)
     return {"its map": shares.repeat(images.shape[1], 1)}
-
-
-def _drawn(figure: Figure) -> str:
-    packed, alt = report.packed(figure.to_json() or ""), html.escape(theme.alt_text(figure))
-    return f'<div role="figure" aria-label="{alt}" data-figure="{packed}">{alt}</div>'

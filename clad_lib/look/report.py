@@ -90,7 +90,7 @@ def pictures_of(notebook: Path) -> Iterator[str]:
     for output in [output for cell in cells for output in cell.get("outputs", [])]:
         data, stored = output.get("data", {}), output.get("metadata", {})
         if PLOTLY in data:
-            yield drawn(data[PLOTLY])
+            yield drawn(json.dumps(data[PLOTLY]))
         elif "image/png" in data:
             about = {"title": "picture"} | stored.get("image/png", {})
             alt = html.escape(about.get("alt", about["title"]))
@@ -98,11 +98,12 @@ def pictures_of(notebook: Path) -> Iterator[str]:
             yield _captioned(f'<img src="data:image/png;base64,{png}" alt="{alt}">', about["title"])
 
 
-def drawn(figure: Mapping[str, Any]) -> str:
-    """A figure of plotly, as a dict, as HTML that `page` draws when it comes into view."""
-    about = {"title": "picture", "alt": "picture"} | (figure["layout"].get("meta") or {})
+def drawn(figure: str) -> str:
+    """A figure of plotly, as JSON, as HTML that `page` draws when it comes into view."""
+    about = {"title": "picture", "alt": "picture"}
+    about |= json.loads(figure)["layout"].get("meta") or {}
     alt = html.escape(about["alt"])
-    box = f'<div role="figure" aria-label="{alt}" data-figure="{packed(json.dumps(figure))}">'
+    box = f'<div role="figure" aria-label="{alt}" data-figure="{packed(figure)}">'
     return _captioned(f"{box}{alt}</div>", about["title"])
 
 
@@ -227,8 +228,7 @@ def write_tables(frame: pd.DataFrame, out: Path) -> list[Path]:
             stem, title = f"figure3_{dataset}_{setting}", f"CLAD (ODIN) on {dataset}"
             named: dict[str, Any] = {"setting": axis, "line": "scenario", "title": title}
             figure = charts.ablation_lines(varied, x="value", **named)
-            shown = drawn(json.loads(figure.to_json() or ""))
-            files[f"{stem}.html"] = page(title, {axis: shown}, ())
+            files[f"{stem}.html"] = page(title, {axis: drawn(figure.to_json() or "")}, ())
             files[f"{stem}.png"] = png_bytes(figure, scale=2)
     written = {out / name: content for name, content in files.items() if content is not None}
     for path, content in written.items():
