@@ -143,8 +143,6 @@ def auroc_bars(
     frame: pd.DataFrame,
     *,
     title: str = "AUROC beside the paper's",
-    note: str = "Bars are measured, with 95 % intervals; diamonds are the paper's values; the "
-    "dotted line is guessing.",
 ) -> Figure:
     """One panel a scenario, one bar a method: columns dataset, scenario, method, auroc, low, high.
 
@@ -176,20 +174,15 @@ def auroc_bars(
     return theme.finish(
         figure,
         title=title,
-        note=note,
+        note="Bars are measured, with 95 % intervals; diamonds are the paper's values; the "
+        "dotted line is guessing.",
         alt=theme.listed(table.set_index(["normal", "method"]).auroc, ".3f"),
         height=150 + rows * (70 + 22 * len(orders["method"])),
         above=20,
     )
 
 
-def auroc_matrix(
-    frame: pd.DataFrame,
-    *,
-    title: str = "AUROC by anomaly class and method",
-    note: str = "Each cell: the images of one anomaly class against all normal test images. White "
-    "is guessing, orange is worse. The hardest class is on top.",
-) -> Figure:
+def auroc_matrix(frame: pd.DataFrame) -> Figure:
     """A table of AUROC in [0, 1], one row an anomaly class, one column a method."""
     means = frame.mean(axis=1).sort_values()
     figure = px.imshow(
@@ -204,28 +197,21 @@ def auroc_matrix(
     figure.update_traces(xgap=2, ygap=2, textfont_color=theme.INK)
     return theme.finish(
         figure,
-        title=title,
-        note=note,
+        title="AUROC by anomaly class and method",
+        note="Each cell: the images of one anomaly class against all normal test images. White "
+        "is guessing, orange is worse. The hardest class is on top.",
         alt=f"Mean over methods: {theme.listed(means, '.3f')}.",
         height=190 + 30 * len(frame),
         yaxis_type="category",
     )
 
 
-def waterfall(
-    start: tuple[str, float],
-    steps: Mapping[str, float],
-    *,
-    end: str = "all of them",
-    title: str = "What each published defect is worth",
-    note: str = "From the clean protocol on the left, one defect after another is switched on; a "
-    "bar is what it changes. The axis does not start at 0.",
-) -> Figure:
-    """A starting AUROC in [0, 1], the change that each step makes, and their sum, named `end`."""
+def waterfall(start: tuple[str, float], steps: Mapping[str, float]) -> Figure:
+    """A starting AUROC in [0, 1], the change that each step makes, and their sum."""
     levels = start[1] + np.cumsum([0.0, *steps.values()])
     texts = [f"{start[1]:.3f}", *(f"{step:+.3f}" for step in steps.values()), f"{levels[-1]:.3f}"]
     bars = Waterfall(
-        x=[theme.plain(name) for name in (start[0], *steps, end)],
+        x=[theme.plain(name) for name in (start[0], *steps, "all of them")],
         y=[start[1], *steps.values(), levels[-1]],
         measure=["absolute", *["relative"] * len(steps), "total"],
         text=texts,
@@ -237,8 +223,9 @@ def waterfall(
     room = 0.3 * max(np.ptp(levels), 0.02)
     return theme.finish(
         Figure(bars),
-        title=title,
-        note=note,
+        title="What each published defect is worth",
+        note="From the clean protocol on the left, one defect after another is switched on; a "
+        "bar is what it changes. The axis does not start at 0.",
         alt=theme.listed(dict(zip(bars.x, texts, strict=True))),
         xaxis_title="step",
         yaxis={"title": "AUROC", "range": [levels.min() - 2 * room, levels.max() + room]},

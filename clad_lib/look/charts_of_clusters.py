@@ -63,10 +63,6 @@ def confidence_histograms(
     *,
     hidden: np.ndarray,
     names: Sequence[str] | None = None,
-    title: str = "How sure each cluster is of its images",
-    note: str = "One panel a cluster. Confidence is the largest soft assignment q: mass at the "
-    "right is a clear cluster, mass at the left images that could belong elsewhere. Colours are "
-    "hidden classes, for analysis only.",
 ) -> Figure:
     """Confidence (N,) in [0, 1], a panel for each of the labels (N,), by hidden class (N,)."""
     kinds = {"cluster": theme.named(labels, word="cluster"), "class": theme.named(hidden, names)}
@@ -87,8 +83,10 @@ def confidence_histograms(
     means = frame["confidence q"].groupby(labels).mean()
     return theme.finish(
         figure,
-        title=title,
-        note=note,
+        title="How sure each cluster is of its images",
+        note="One panel a cluster. Confidence is the largest soft assignment q: mass at the right "
+        "is a clear cluster, mass at the left images that could belong elsewhere. Colours are "
+        "hidden classes, for analysis only.",
         alt=f"Mean confidence: {theme.listed(means, '.2f')}.",
         height=220 + 150 * -(-len(means) // 5),
         above=20,
@@ -101,9 +99,6 @@ def cluster_matrix(
     hidden: np.ndarray,
     *,
     names: Sequence[str] | None = None,
-    title: str = "What the clusters hold (analysis only)",
-    note: str = "Numbers are images; a darker cell is a larger share of its cluster, so that a "
-    "pure cluster has one dark cell. Hidden classes enter no step of training.",
 ) -> Figure:
     """Images of each hidden class (N,) in each cluster (N,); sorted by main class."""
     counts = pd.crosstab(np.asarray(labels), np.asarray(hidden))
@@ -121,8 +116,10 @@ def cluster_matrix(
     figure.update_traces(text=counts, texttemplate="%{text}", textfont_color=theme.INK)
     return theme.finish(
         figure.update_traces(xgap=2, ygap=2),
-        title=title,
-        note=f"{note} Purity: {counts.max(axis=1).sum() / len(labels):.3f}.",
+        title="What the clusters hold (analysis only)",
+        note="Numbers are images; a darker cell is a larger share of its cluster, so that a pure "
+        "cluster has one dark cell. Hidden classes enter no step of training. "
+        f"Purity: {counts.max(axis=1).sum() / len(labels):.3f}.",
         alt=f"{len(counts)} clusters, {counts.shape[1]} hidden classes.",
         height=max(400, 200 + 30 * len(counts)),
         coloraxis_colorbar_tickformat=".0%",
@@ -138,10 +135,6 @@ def cluster_health(
     *,
     dead_share: float = 0.05,
     tolerance: float = 1e-3,
-    title: str = "Health of the clusters",
-    note: str = "Left: dashed is an even share; a bar below the dotted line is a dead cluster. "
-    "Middle: training stops when churn falls below the line. Right: entropy of q falls as "
-    "assignments become certain, from 1 to 0.",
 ) -> Figure:
     """Shares (K,) of the images, churn (epochs,) of labels, and entropy (epochs,) in [0, 1].
 
@@ -167,8 +160,10 @@ def cluster_health(
     figure.add_hline(tolerance, line=theme.DOTTED, col=2)
     return theme.finish(
         figure,
-        title=title,
-        note=note,
+        title="Health of the clusters",
+        note="Left: dashed is an even share; a bar below the dotted line is a dead cluster. "
+        "Middle: training stops when churn falls below the line. Right: entropy of q falls as "
+        "assignments become certain, from 1 to 0.",
         alt=f"{sum(shares < dead_share * even)} of {len(shares)} clusters are dead; "
         f"last churn and entropy: {' and '.join(last) or 'none'}.",
         above=24,

@@ -21,7 +21,6 @@ def score_histogram(
     *,
     score: str = "anomaly score",
     threshold: float | None = None,
-    bins: int = 60,
     title: str = "Scores of normal images and anomalies",
     note: str = "Each colour adds up to 100 %. The less they overlap, the better the score is.",
 ) -> Figure:
@@ -39,7 +38,7 @@ def score_histogram(
         x="score",
         color="kind",
         pattern_shape="kind",
-        nbins=bins,
+        nbins=60,
         histnorm="probability",
         barmode="overlay",
         opacity=1,
@@ -80,12 +79,7 @@ def at_threshold(scores: np.ndarray, anomaly: np.ndarray, threshold: float) -> s
     return f"Above the threshold {threshold:.4g} (dashed) lie {told}."
 
 
-def roc_curves(
-    scored: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    *,
-    title: str = "ROC: anomalies found against false alarms",
-    note: str = "Up and to the left is better; the diagonal is guessing. AUROC is never flipped.",
-) -> Figure:
+def roc_curves(scored: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Name -> (scores (N,), anomaly (N,) bool), higher = more anomalous; AUROC in the legend."""
     curves = {
         f"{theme.plain(name)} · AUROC {auroc(*pair):.3f}": roc_curve(pair[1], pair[0])[:2]
@@ -100,8 +94,8 @@ def roc_curves(
     square = {"range": [-0.01, 1.01], "constrain": "domain"}
     return theme.finish(
         figure,
-        title=title,
-        note=note,
+        title="ROC: anomalies found against false alarms",
+        note="Up and to the left is better; the diagonal is guessing. AUROC is never flipped.",
         alt=f"{', '.join(curves)}.",
         height=600,
         xaxis=square | {"constraintoward": "left"},
@@ -115,8 +109,6 @@ def threshold_view(
     threshold: float,
     *,
     score: str = "anomaly score",
-    title: str = "What the threshold costs",
-    note: str = "The circle is the dashed line on the ROC curve; a lower line moves it up right.",
 ) -> Figure:
     """One threshold on the histogram of scores (N,), and as a circle on their ROC curve."""
     figure = score_histogram(scores, anomaly, score=score)
@@ -133,8 +125,9 @@ def threshold_view(
     share = {"range": [-0.02, 1.02], "tickformat": ".0%"}
     return theme.finish(
         figure,
-        title=title,
-        note=f"{at_threshold(scores, anomaly, threshold)} {note}",
+        title="What the threshold costs",
+        note=f"{at_threshold(scores, anomaly, threshold)} The circle is the dashed line on the ROC "
+        "curve; a lower line moves it up right.",
         alt=f"Left the histogram of {score}, right the ROC curve.",
         shapes=threshold_marks(scores, anomaly, threshold),
         xaxis_domain=[0, 0.58],
@@ -172,9 +165,6 @@ def false_alarm_curve(
     normals: np.ndarray | None = None,
     delta: float = 0.1,
     score: str = "anomaly score",
-    title: str = "False alarms at every threshold",
-    note: str = "The solid line bounds the long-run rate at all thresholds at once, with "
-    "probability {:g} over the draw of the {:,} calibration images.",
 ) -> Figure:
     """The bound on the false-alarm rate that holds at all thresholds at once, beside the counts.
 
@@ -197,22 +187,16 @@ def false_alarm_curve(
     )
     return theme.finish(
         figure,
-        title=title,
-        note=note.format(1 - delta, len(calibration)),
+        title="False alarms at every threshold",
+        note="The solid line bounds the long-run rate at all thresholds at once, with probability "
+        f"{1 - delta:g} over the draw of the {len(calibration):,} calibration images.",
         alt=f"The bound falls from {1000 * upper[0]:.0f} to {1000 * upper[-1]:.1f} per 1,000.",
         xaxis_title=f"threshold on the {theme.plain(score)}",
         yaxis=theme.log_axis(wide) | {"title": "false alarms per 1,000 normal images"},
     )
 
 
-def guarantee_check(
-    rates: np.ndarray,
-    *,
-    alpha: float,
-    delta: float,
-    n: int,
-    title: str = "The guarantee put to the test",
-) -> Figure:
+def guarantee_check(rates: np.ndarray, *, alpha: float, delta: float, n: int) -> Figure:
     """False-alarm rates (R,) of thresholds from repeated draws of n images, beside alpha.
 
     The promise holds where the share of draws beyond alpha is at most delta, up to chance.
@@ -222,7 +206,7 @@ def guarantee_check(
     figure.add_vline(100 * alpha, line=theme.DASHED)
     return theme.finish(
         figure,
-        title=title,
+        title="The guarantee put to the test",
         note=f"{beyond:.1%} of {len(rates):,} draws lie beyond alpha = {alpha:g} (dashed); at most "
         f"{delta:.0%} were promised. Each draw of {n:,} images has its own threshold.",
         xaxis_title="long-run false-alarm rate of the threshold (%)",

@@ -63,21 +63,15 @@ def class_grid(
     return image_rows(rows, title=title, note=note)
 
 
-def reconstructions(
-    originals: np.ndarray,
-    rebuilt: np.ndarray,
-    *,
-    title: str = "What the autoencoder keeps",
-    note: str = "Each image, what comes back through the latent, and how far the two differ.",
-) -> Figure:
+def reconstructions(originals: np.ndarray, rebuilt: np.ndarray) -> Figure:
     """Images (N, C, H, W), their reconstructions, and the absolute difference, white where 1."""
     rows = {"original": as_bytes(originals), "reconstruction": as_bytes(rebuilt)}
     gap = np.abs(np.subtract(*rows.values(), dtype=np.int16)).astype(np.uint8)
-    error = f"Mean squared error of these: {np.square(gap / 255).mean():.4f}, pixels in [0, 1]."
     return image_rows(
         rows | {"difference": gap},
-        title=title,
-        note=f"{note} {error}",
+        title="What the autoencoder keeps",
+        note="Each image, what comes back through the latent, and how far the two differ. "
+        f"Mean squared error of these: {np.square(gap / 255).mean():.4f}, pixels in [0, 1].",
         alt=f"{len(gap)} images.",
     )
 
@@ -89,7 +83,6 @@ def extreme_images(
     *,
     columns: int = 12,
     title: str = "Where the score is most wrong",
-    note: str = "The first of a row is the worst; in brackets its score and that of the last.",
 ) -> Figure:
     """The anomalies that look most normal, and the normal images that look most anomalous.
 
@@ -109,7 +102,11 @@ def extreme_images(
         for name, pick in picks.items()
         if len(pick)
     }
-    return image_rows(rows, title=title, note=note)
+    return image_rows(
+        rows,
+        title=title,
+        note="The first of a row is the worst; in brackets its score and that of the last.",
+    )
 
 
 def patch_dictionary(
@@ -117,13 +114,17 @@ def patch_dictionary(
     *,
     columns: int = 25,
     title: str = "The patch dictionary",
-    note: str = "One filter a cell, each on its own scale: grey is 0, white its largest weight.",
 ) -> Figure:
     """Filters (K, C, h, w) of any range as small pictures, numbered along the rows."""
     largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
     cells = 0.5 + 0.5 * filters / np.where(largest > 0, largest, 1)
     rows = {str(at): cells[at : at + columns] for at in range(0, len(cells), columns)}
-    return image_rows(rows, title=title, note=note, alt=f"{len(cells)} filters.")
+    return image_rows(
+        rows,
+        title=title,
+        note="One filter a cell, each on its own scale: grey is 0, white its largest weight.",
+        alt=f"{len(cells)} filters.",
+    )
 
 
 def score_map(
@@ -131,8 +132,6 @@ def score_map(
     scores: np.ndarray,
     *,
     score: str = "squared distance in the cell",
-    title: str = "Where the score comes from",
-    note: str = "Left the image, right its map: bright cells raise the anomaly score.",
 ) -> Figure:
     """An image (C, H, W) beside the map (h, w) of its score, whose cells cover it."""
     (height, width), left = scores.shape, -1.06 * scores.shape[1] - 0.5
@@ -151,8 +150,8 @@ def score_map(
     row, column = np.unravel_index(scores.argmax(), scores.shape)
     return finish(
         figure,
-        title=title,
-        note=note,
+        title="Where the score comes from",
+        note="Left the image, right its map: bright cells raise the anomaly score.",
         alt=f"The brightest of {height} by {width} cells: row {row + 1}, column {column + 1}.",
         height=420,
         xaxis={"visible": False, "range": [left, width - 0.5]},

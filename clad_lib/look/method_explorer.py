@@ -65,15 +65,7 @@ def played(figures: Mapping[str, go.Figure], *, setting: str, start: int = -1) -
 
 
 def dec_by_epoch(
-    latents: np.ndarray,
-    centroids: np.ndarray,
-    soft: np.ndarray,
-    target: np.ndarray,
-    *,
-    title: str = "DEC, epoch by epoch",
-    note: str = "Left, images by pseudo-label and the centroids (large crosses), in the plane of "
-    "most spread, which has {:.0%} of it; the ring is one image, at first the least decided. "
-    "Right, its soft assignment q, and the target p that q is pulled to.",
+    latents: np.ndarray, centroids: np.ndarray, soft: np.ndarray, target: np.ndarray
 ) -> go.Figure:
     """What `study.experiments.dec_trail` gives: latents and centroids moving, q and p as bars."""
     points = np.concatenate([latents, centroids], axis=1)  # (E, n + K, D)
@@ -99,13 +91,14 @@ def dec_by_epoch(
         ]
         made[str(epoch)] = go.Figure(traces)
     (left, low), (far, high) = 1.08 * places.min((0, 2)), 1.08 * places.max((0, 2))
-    ends = [
-        f"{each[:, at].max(1)[0]:.2f} to {each[:, at].max(1)[-1]:.2f}" for each in (soft, target)
-    ]
+    ends = [f"{p[:, at].max(1)[0]:.2f} to {p[:, at].max(1)[-1]:.2f}" for p in (soft, target)]
     theme.finish(
         made[str(epoch)],
-        title=title,
-        note=note.format(plane.explained_variance_ratio_.sum()),
+        title="DEC, epoch by epoch",
+        note="Left, images by pseudo-label and the centroids (large crosses), in the plane of most "
+        f"spread, which has {plane.explained_variance_ratio_.sum():.0%} of it; the ring is one "
+        "image, at first the least decided. Right, its soft assignment q, and the target p that q "
+        "is pulled to.",
         alt=f"{epoch} epochs. The image's largest q goes from {ends[0]}, largest p from {ends[1]}.",
         height=640,
         xaxis={"title": "main direction 1 (no unit)", "domain": [0, 0.58], "range": [left, far]},
@@ -145,15 +138,7 @@ def odin_steps(study: Study, row: int) -> tuple[pd.DataFrame, pd.DataFrame, dict
     return pd.DataFrame({"value": values.ravel()}, rows).reset_index(), above, pictures
 
 
-def odin_on_one_image(
-    outputs: pd.DataFrame,
-    above: pd.DataFrame,
-    *,
-    start: int = -1,
-    title: str = "What T and epsilon do to one image",
-    note: str = "Logits and softmax after the step, a column a temperature. Above each column: how "
-    "many of the calibration normals score higher than the image. An anomaly should have few.",
-) -> go.Figure:
+def odin_on_one_image(outputs: pd.DataFrame, above: pd.DataFrame, *, start: int = -1) -> go.Figure:
     """What `odin_steps` gives: logits, softmax and rank of an image, a frame an epsilon."""
     made, panels = {}, dict[str, Any](facet_col="temperature", facet_row="what")
     alt = f"Normals above: {theme.listed(above.iloc[:, [0, -1]].stack(), '.1%')}."
@@ -161,7 +146,16 @@ def odin_on_one_image(
         told = (f"{name}<br>{v:.1%} of the normals above" for name, v in above[epsilon].items())
         shown = part.replace({"temperature": dict(zip(above.index, told, strict=True))})
         figure = px.bar(shown, x="cluster", y="value", template=theme.TEMPLATE, **panels)
-        theme.finish(figure, title=title, note=note, alt=alt, height=700, above=40)
+        theme.finish(
+            figure,
+            title="What T and epsilon do to one image",
+            note="Logits and softmax after the step, a column a temperature. Above each column: "
+            "how many of the calibration normals score higher than the image. An anomaly should "
+            "have few.",
+            alt=alt,
+            height=700,
+            above=40,
+        )
         made[f"{epsilon:g}"] = figure.update_xaxes(dtick=1)
     still = [*made.values()][start].update_yaxes(matches=None)
     still.update_yaxes(title="share", range=[0, 1.02], row=1).update_yaxes(title="logit", row=2)
@@ -169,15 +163,7 @@ def odin_on_one_image(
     return played(made, setting="epsilon, pixels", start=start)
 
 
-def boundaries_by_count(
-    plane: Plane,
-    ways: Mapping[int, Mapping[str, Side]],
-    *,
-    title: str = "One boundary against K",
-    note: str = "Shaded: called normal; the same share of the normal test images lies outside "
-    "everywhere. What the panel in the middle keeps out more than the left one is the kernel's "
-    "width; what the right one keeps out more than the middle one is the number of boundaries.",
-) -> go.Figure:
+def boundaries_by_count(plane: Plane, ways: Mapping[int, Mapping[str, Side]]) -> go.Figure:
     """What `study.experiments.boundaries_by_count` gives: a frame a number of boundaries."""
     (x, y), made = (each[::COARSE] for each in grid(plane)), {}
     points = plane.train, plane.test[plane.anomaly]
@@ -187,7 +173,16 @@ def boundaries_by_count(
             name: side._replace(scores=side.scores[:, ::COARSE, ::COARSE])
             for name, side in sides.items()
         }
-        figure = charts.boundary_panels(*points, coarse, title=title, note=note, **drawn)
+        figure = charts.boundary_panels(
+            *points,
+            coarse,
+            title="One boundary against K",
+            note="Shaded: called normal; the same share of the normal test images lies outside "
+            "everywhere. What the panel in the middle keeps out more than the left one is the "
+            "kernel's width; what the right one keeps out more than the middle one is the number "
+            "of boundaries.",
+            **drawn,
+        )
         figure.update_traces(name="normal", selector={"name": "latent class 0"})
         made[str(count)] = figure.update_traces(hovertemplate=None, hoverinfo="skip")
     return played(made, setting="number of boundaries K")
