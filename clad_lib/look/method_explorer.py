@@ -119,8 +119,13 @@ def odin_steps(study: Study, row: int) -> tuple[pd.DataFrame, pd.DataFrame, dict
     known, model = study["odin_grid"], study["classifier"].model
     image, unit = study.split.test[row : row + 1], study.settings("odin_grid").odin_factor
     scale = PUBLISHED_ODIN_FACTOR * model.standardise.std if unit else 1.0
-    grid_of: Any = dict(temperatures=known.temperatures, epsilons=known.epsilons)
-    scores = odin_grid(model, image, unit="published" if unit else "pixel", **grid_of)
+    scores = odin_grid(
+        model,
+        image,
+        temperatures=known.temperatures,
+        epsilons=known.epsilons,
+        unit="published" if unit else "pixel",
+    )
     names, logits = [f"T = {each:g}" for each in known.temperatures], list[np.ndarray]()
     sizes, pictures = torch.from_numpy(known.epsilons).float()[:, None, None, None], {}
     for name, temperature in zip(names, known.temperatures, strict=True):
@@ -167,7 +172,6 @@ def boundaries_by_count(plane: Plane, ways: Mapping[int, Mapping[str, Side]]) ->
     """What `study.experiments.boundaries_by_count` gives: a frame a number of boundaries."""
     (x, y), made = (each[::COARSE] for each in grid(plane)), {}
     points = plane.train, plane.test[plane.anomaly]
-    drawn: Any = dict(x=x, y=y, labels=np.zeros(len(plane.train), int), drawn=150)
     for count, sides in ways.items():
         coarse = {
             name: side._replace(scores=side.scores[:, ::COARSE, ::COARSE])
@@ -181,7 +185,10 @@ def boundaries_by_count(plane: Plane, ways: Mapping[int, Mapping[str, Side]]) ->
             "everywhere. What the panel in the middle keeps out more than the left one is the "
             "kernel's width; what the right one keeps out more than the middle one is the number "
             "of boundaries.",
-            **drawn,
+            x=x,
+            y=y,
+            labels=np.zeros(len(plane.train), int),
+            drawn=150,
         )
         figure.update_traces(name="normal", selector={"name": "latent class 0"})
         made[str(count)] = figure.update_traces(hovertemplate=None, hoverinfo="skip")
@@ -199,8 +206,14 @@ class HardestImages(parts.Explorer):
         figure.data[0].update(x=None, y=None)  # places along the axes, as those of the marks
         figure.update_xaxes(type="linear", tickvals=np.unique(column), ticktext=self.methods)
         figure.update_yaxes(type="linear", tickvals=np.unique(row), ticktext=self.classes)
-        marks: Any = dict(mode="markers", marker={"size": 26, "opacity": 0}, hoverinfo="none")
-        figure.add_scatter(x=column, y=row, customdata=np.arange(len(row))[:, None], **marks)
+        figure.add_scatter(
+            x=column,
+            y=row,
+            customdata=np.arange(len(row))[:, None],
+            mode="markers",
+            marker={"size": 26, "opacity": 0},
+            hoverinfo="none",
+        )
         self.figure = Figure(script=plotly_script(), acts=True)
         alt = f"{theme.alt_text(figure)} {HELP}"
         self.figure.draw(figure, alt, title=None, margin={"t": 20, "l": 90})
