@@ -60,15 +60,16 @@ def study(
     settings: Set = None,
 ) -> None:
     """Execute the notebooks on one scenario, write the report, and print the table."""
-    from clad_lib.look.report import closing_lines
-    from clad_lib.study import batch, jobs
+    from clad_lib.look.report import write_report
+    from clad_lib.study import batch, jobs, words
     from clad_lib.study.notebooks import choose_notebooks
 
     chosen = choose_notebooks(notebooks)  # this and the next fail before any kernel
     opened = open_run(context.params)
     planned = jobs.plan_study(opened.places, chosen, opened.folder)
     ended = batch.run_batch(planned, name="study", device=device, retry_failed=True, say=typer.echo)
-    typer.echo("\n".join(closing_lines(opened, ended)))
+    page, told = write_report(opened, ended), words.scores_in_words(opened, stages.methods())
+    typer.echo("\n".join([*told, "", *batch.in_words("study", ended), f"report: {page}"]))
     raise typer.Exit(1 if ended.lacking else 0)
 
 

@@ -202,15 +202,6 @@ def _made_by(folders: Iterable[Path]) -> str:
     return frame.T.to_html(header=False) if records else ""
 
 
-def closing_lines(study: Study, report: Report) -> list[str]:
-    """Write the report of a study; returns what the terminal says, with its path as the last."""
-    from clad_lib.study.batch import in_words
-    from clad_lib.study.words import scores_in_words
-
-    path = write_report(study, report)
-    return [*scores_in_words(study, methods()), "", *in_words("study", report), f"report: {path}"]
-
-
 def write_tables(frame: pd.DataFrame, out: Path) -> list[Path]:
     """Write the table of results, the ranks and figure 3 of many runs into `out`; the new files.
 

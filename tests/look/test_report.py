@@ -20,10 +20,11 @@ from clad_lib.config import make_config
 from clad_lib.look import report
 from clad_lib.look.theme import finish
 from clad_lib.study import words
-from clad_lib.study.batch import Report
+from clad_lib.study.batch import Report, in_words
 from clad_lib.study.engine import open_study
 from clad_lib.study.jobs import Job, Outcome, plan
 from clad_lib.study.results import collect
+from clad_lib.study.stages import methods
 from clad_lib.study.store import StoreError
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -129,8 +130,8 @@ def scored(tmp_path_factory):
 
 def test_the_report_of_a_study_says_what_the_terminal_says(scored):
     study, ended = scored
-    lines = report.closing_lines(study, ended)
-    path = Path(lines[-1].removeprefix("report: "))
+    lines = [*words.scores_in_words(study, methods()), *in_words("study", ended)]
+    path = report.write_report(study, ended)
     assert path == study.folder / "report.html"
     text = path.read_text(encoding="utf-8")
     assert len(text.encode()) <= report.LARGEST
