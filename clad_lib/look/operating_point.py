@@ -4,7 +4,6 @@ Three false-alarm rates are kept apart: what is promised before any test image i
 expected from the calibration images, and what was counted on the test images.
 """
 
-import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from clad_lib.look.parts import number, per_cent
 from clad_lib.study.engine import Study
 from clad_lib.study.measure import DELTA
 from clad_lib.study.stages import methods
-from clad_lib.study.store import stamp, write_atomically
+from clad_lib.study.store import stamp, write_json
 
 # how a line was chosen; the first needs no look at the test images
 NAMED = "for a false-alarm rate named beforehand"
@@ -211,5 +210,5 @@ def keep_threshold(study: Study, setting: Setting, line: Line) -> dict[str, Any]
         "config": as_dict(study.config),
         **stamp(),
     }
-    write_atomically(study.folder / "threshold.json", json.dumps(record, indent=1))
+    write_json(study.folder / "threshold.json", record)
     return record

@@ -20,14 +20,15 @@ from plotly.offline import get_plotlyjs
 
 from clad_lib.config import as_dict
 from clad_lib.look import charts, tables
+from clad_lib.study import words
+from clad_lib.study.engine import Study
 from clad_lib.study.results import collect
 from clad_lib.study.stages import methods
-from clad_lib.study.store import RECORD, write_atomically
+from clad_lib.study.store import RECORD, read_json, write_atomically
 from clad_lib.study.tables import average_ranks, summary, sweep
 
 if TYPE_CHECKING:
     from clad_lib.study.batch import Report
-    from clad_lib.study.engine import Study
 
 LARGEST = 6_000_000  # bytes of a page, so that it can be sent
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -86,7 +87,7 @@ def page(title: str, parts: Mapping[str, str], notebooks: Iterable[Path]) -> str
 
 def pictures_of(notebook: Path) -> Iterator[str]:
     """The pictures in the outputs of an executed notebook as HTML, in order, with their texts."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_json(notebook)["cells"]
     for output in [output for cell in cells for output in cell.get("outputs", [])]:
         data, stored = output.get("data", {}), output.get("metadata", {})
         if PLOTLY in data:
@@ -116,21 +117,19 @@ def packed(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def png_bytes(figure: Figure, *, width: int = 900, scale: float = 1) -> bytes | None:
-    """Return the figure as a PNG of `width` px times `scale`, in 256 colours.
+def png_bytes(figure: Figure, *, scale: float = 1) -> bytes | None:
+    """Return the figure as a PNG of 900 px times `scale`, in 256 colours.
 
     Without a browser that can draw it: None, with a warning. The first picture of a process takes
     3 s; its browser then stays open and takes 0.3 s for each of the others.
     """
     import kaleido
 
-    size = {"width": width, "height": figure.layout.height or 480, "scale": scale}
+    size = {"format": "png", "width": 900, "height": figure.layout.height or 480, "scale": scale}
     try:
         with warnings.catch_warnings(action="ignore"):  # an open browser has its options already
             offline = {"mathjax": False}  # which kaleido would ask a CDN for
-            drawn = kaleido.calc_fig_sync(
-                figure.to_dict(), {"format": "png", **size}, kopts=offline
-            )
+            drawn = kaleido.calc_fig_sync(figure.to_dict(), size, kopts=offline)
     except Exception as error:
         warnings.warn(f"no PNG is drawn: {type(error).__name__}: {error}", stacklevel=2)
         return None
@@ -143,8 +142,6 @@ def png_bytes(figure: Figure, *, width: int = 900, scale: float = 1) -> bytes | 
 
 def write_report(study: Study, report: Report) -> Path:
     """Write report.html of a study: verdict, table, promises, pictures, settings, provenance."""
-    from clad_lib.study import words
-
     found = words.finished(study, methods())
     verdict, table = words.verdict(study, found), words.table_of(study, found)
     promises = {name: words.promise(study, name, each) for name, each in found.items()}
@@ -197,7 +194,7 @@ def _table(frame: pd.DataFrame, **options: Any) -> str:
 
 def _made_by(folders: Iterable[Path]) -> str:
     """What the records of artefacts say of where they come from, each answer once."""
-    records = [json.loads((folder / RECORD).read_text(encoding="utf-8")) for folder in folders]
+    records = [read_json(folder / RECORD) for folder in folders]
     frame = pd.DataFrame(records, columns=MADE_BY).astype(str).drop_duplicates()
     return frame.T.to_html(header=False) if records else ""
 
@@ -208,17 +205,16 @@ def write_tables(frame: pd.DataFrame, out: Path) -> list[Path]:
     A figure is a page that needs no network, and a PNG where a browser is found. Each file appears
     whole or not at all. Raises StoreError when the folder cannot be written to.
     """
-    from clad_lib.study.words import formatted
-
     whole, files = summary(frame), dict[str, Any]()
     for name, table in {"results": whole, "ranks": average_ranks(whole)}.items():
-        files |= {f"{name}.csv": formatted(table, "csv")}
-        files |= {f"{name}.md": formatted(table, "markdown")}
+        files[f"{name}.csv"] = words.formatted(table, "csv")
+        files[f"{name}.md"] = words.formatted(table, "markdown")
     for dataset, (setting, axis) in product(frame.dataset.unique(), SWEPT.items()):
         if len(varied := sweep(frame, dataset, setting)):
             stem, title = f"figure3_{dataset}_{setting}", f"CLAD (ODIN) on {dataset}"
-            named: dict[str, Any] = {"setting": axis, "line": "scenario", "title": title}
-            figure = charts.ablation_lines(varied, x="value", **named)
+            figure = charts.ablation_lines(
+                varied, x="value", setting=axis, line="scenario", title=title
+            )
             files[f"{stem}.html"] = page(title, {axis: drawn(figure.to_json() or "")}, ())
             files[f"{stem}.png"] = png_bytes(figure, scale=2)
     written = {out / name: content for name, content in files.items() if content is not None}
