@@ -79,14 +79,6 @@ def to_download(name: str, *, root: Path | None = None, cache: Path | None = Non
     return "" if decoded or fetched(name, root) else told
 
 
-def fingerprint(data: ImageData) -> str:
-    """A short hash of images, labels and class names."""
-    digest = hashlib.blake2b(repr((data.images.shape, data.class_names)).encode(), digest_size=8)
-    digest.update(np.ascontiguousarray(data.images).data)
-    digest.update(np.ascontiguousarray(data.labels).data)
-    return digest.hexdigest()
-
-
 def units_of(images: np.ndarray, tracks: np.ndarray) -> np.ndarray:
     """The tracks (N,), those that share an identical image joined under the least of their numbers.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from sklearn.datasets import load_digits
 from clad_lib.config import datasets
 from clad_lib.data import copies, reading
 from clad_lib.data.pictures import DataError
-from clad_lib.data.reading import fingerprint, load_dataset, to_download, units_of
+from clad_lib.data.reading import load_dataset, to_download, units_of
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -121,7 +122,7 @@ def test_the_second_load_decodes_nothing(mnist, monkeypatch):
     monkeypatch.setattr(reading, "decode", lambda *a, **k: pytest.fail("decoded again"))
     second, _ = load_dataset("mnist")
     assert np.array_equal(first.images, second.images)
-    assert fingerprint(first) == fingerprint(second)
+    assert first.labels.tolist() == second.labels.tolist()
 
 
 def test_a_changed_source_is_decoded_again(mnist):
@@ -130,7 +131,6 @@ def test_a_changed_source_is_decoded_again(mnist):
     after, _ = load_dataset("mnist")
     assert len(before.labels) == 3
     assert after.labels.tolist() == [5, 6, 7, 8]
-    assert fingerprint(before) != fingerprint(after)
 
 
 def test_damaged_parquet_and_damaged_images(mnist):
@@ -400,6 +400,14 @@ def test_no_bar_is_shown_where_progress_is_off(mnist, tmp_path, capsys):
     for name in ("mnist", str(tmp_path / "f")):
         load_dataset(name, progress=False)
         assert capsys.readouterr() == ("", "")
+
+
+def fingerprint(data):
+    """A short hash of images, labels and class names."""
+    digest = hashlib.blake2b(repr((data.images.shape, data.class_names)).encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(data.images).data)
+    digest.update(np.ascontiguousarray(data.labels).data)
+    return digest.hexdigest()
 
 
 @pytest.mark.slow
