@@ -52,10 +52,13 @@ def gather(study: Study) -> dict[str, Any]:
     facts["hidden class (analysis)"] = categories(
         split.answers.train_class[rows], split.class_names
     )
-    told = f"{len(rows):,} of {len(split.train):,} training images; t-SNE by {drawn.backend}, "
-    told += f"perplexity {drawn.perplexity:g}, seed {drawn.seed}."
-    images = split.train[rows].numpy()
-    return {"points": drawn.points, "images": images, "facts": facts, "told": told}
+    return {
+        "points": drawn.points,
+        "images": split.train[rows].numpy(),
+        "facts": facts,
+        "told": f"{len(rows):,} of {len(split.train):,} training images; t-SNE by {drawn.backend}, "
+        f"perplexity {drawn.perplexity:g}, seed {drawn.seed}.",
+    }
 
 
 def in_words(values: pd.Series) -> str:
