@@ -243,7 +243,8 @@ def train_classifier(
         with precision(images.device):
             return cross_entropy(model(images), labels)
 
-    options = options_of("clf", settings) | dict(schedule=settings.clf_schedule, title=title)
+    options = options_of("clf", settings) | dict(
+        epochs=epochs or settings.clf_epochs, schedule=settings.clf_schedule, title=title
+    )
     options["min_steps"] //= 1 if epochs is None else 2
-    options["epochs"] = epochs or settings.clf_epochs
     return Trained(model, fit(model, loss, images, labels, **options))

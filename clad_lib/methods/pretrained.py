@@ -82,6 +82,7 @@ def pretrained(split: Split, settings: Settings) -> PretrainedScorer:
     rows = order[:REMEMBERED].sort().values
     groups = torch.from_numpy(np.unique(split.train_tracks[rows.numpy()], return_inverse=True)[1])
     seen = imagenet_features(imagenet_network(settings.device), split.train[rows])
-    groups, seen = groups.to(settings.device), seen.to(settings.device)
-    memory, own = remember(seen, groups, clusters=1, seed=settings.seed)
+    memory, own = remember(
+        seen.to(settings.device), groups.to(settings.device), clusters=1, seed=settings.seed
+    )
     return PretrainedScorer(memory, tuple(split.train.shape[1:]), own[:, KINDS].cpu())
