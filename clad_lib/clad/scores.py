@@ -50,9 +50,9 @@ class OdinGrid(NamedTuple):
     test: np.ndarray
 
 
-def outputs(classifier: ResNet18, images: Tensor, *, batch_size: int = 256) -> Outputs:
+def outputs(classifier: ResNet18, images: Tensor) -> Outputs:
     """Logits and features, float32 on the CPU, of images (N, C, H, W) by one pass in eval mode."""
-    by: Any = dict(batch_size=batch_size, bf16=True)
+    by: Any = dict(batch_size=256, bf16=True)
     features = infer(classifier, images, function=classifier.features, **by)
     return Outputs(infer(classifier, features, function=classifier.logits, **by), features)
 

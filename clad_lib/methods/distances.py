@@ -95,11 +95,11 @@ def neighbours(
     return torch.cat([least for least, _ in found]), torch.cat([places for _, places in found])
 
 
-def k_means(points: Tensor, count: int, *, rounds: int = 15, seed: int) -> Tensor:
-    """Centroids (K, D) of points (N, D) by Lloyd's rounds, from K of the points at random."""
+def k_means(points: Tensor, count: int, *, seed: int) -> Tensor:
+    """Centroids (K, D) of points (N, D) by 15 of Lloyd's rounds, from K of the points at random."""
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
     centroids = points[order[:count].to(points.device)]
-    for _ in range(rounds):
+    for _ in range(15):
         gaps = torch.addmm(centroids.square().sum(1), points, centroids.T, alpha=-2)
         nearest = gaps.argmin(1)
         sums = torch.zeros_like(centroids).index_add_(0, nearest, points)

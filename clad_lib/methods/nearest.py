@@ -29,17 +29,16 @@ DIRECTIONS = {
 }
 
 
-def nearest(
-    images: Tensor, known: Tensor, *, device: torch.device | str | None = None
-) -> tuple[Tensor, Tensor]:
+def nearest(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Euclidean distance in pixels to the nearest known image, and which that is: (N,), (N,) int64.
 
     images (N, C, H, W) and known (M, C, H, W), uint8 or float32 in [0, 1]. The search compares
-    |b|^2 - 2 ab block by block; the distance is that of the pixels' differences, 0 for a copy.
+    |b|^2 - 2 ab block by block, where the known images lie; the distance is that of the pixels'
+    differences, 0 for a copy.
     """
-    distances, places, known = [], [], known.to(device)
+    distances, places = [], []
     for batch in images.split(512):
-        rows = pixels(batch.to(device))  # (n, D)
+        rows = pixels(batch.to(known.device))  # (n, D)
         blocks = map(pixels, known.split(4096))
         ranks = [block.square().sum(1) - 2 * rows @ block.T for block in blocks]  # each (n, m)
         places.append(torch.cat(ranks, 1).argmin(1))
@@ -48,8 +47,8 @@ def nearest(
 
 
 def distance_to(known: Tensor, images: Tensor) -> Tensor:
-    """The distances (N,) of `nearest`, computed where the known images lie."""
-    return nearest(images, known, device=known.device)[0]
+    """The distances (N,) of `nearest`."""
+    return nearest(images, known)[0]
 
 
 def nearest_image(split: Split, settings: Settings) -> FittedScorer:
