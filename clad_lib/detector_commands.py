@@ -168,12 +168,11 @@ def update(
     from clad_lib.study.own_images import renew
 
     kept = clad_lib.Detector.load(detector, device=device)
-    steps = {"--train": train, "--calibrate": calibrate}
-    if not any(steps.values()):
+    if train is None and calibrate is None:
         raise typer.BadParameter("expected --train FOLDER, --calibrate FOLDER, or both")
-    for step, folder in steps.items():
+    for folder, learns in ((train, True), (calibrate, False)):
         if folder is not None:
-            renew(kept, folder, train=step == "--train", places=known or (), strict=strict)
+            renew(kept, folder, train=learns, places=known or (), strict=strict)
     typer.echo(
         f"{kept.report()}\nThe promise is void if calibration images were chosen because of their "
         f"scores, such as those that had alarmed.\nkept in {kept.save(detector, replace=True)}"
