@@ -58,7 +58,7 @@ def _order() -> dict[tuple[str, str], int]:
     return {pair: number for number, pair in enumerate(found)}
 
 
-def comparisons(frame: pd.DataFrame, *, resamples: int = 4000) -> pd.DataFrame:
+def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     """The best clean method of each scenario against each other one, by a paired test.
 
     A bootstrap paired on seeds and on test images, or tracks where there are any, over the seeds
@@ -67,17 +67,16 @@ def comparisons(frame: pd.DataFrame, *, resamples: int = 4000) -> pd.DataFrame:
     difference, low, high, p. Runs whose score files are gone are left out.
     """
     there = [Path(str(folder), "scores.parquet").is_file() for folder in frame.folder]
+    pairs = list[tuple]()
     names = [*GROUP, "best", "method", "seeds", "difference", "low", "high", "p"]
-    found = [pd.DataFrame(columns=names)]
     clean = frame.assign(there=there)[(frame.protocol == "clean") & frame.auroc.notna()]
     for group, runs in clean.groupby(GROUP, sort=False):
         best, *rivals = runs.groupby("method").auroc.mean().sort_values(ascending=False).index
         kept = runs[runs.there].pivot(index="seed", columns="method", values="folder")
         read = kept.map(_test_scores, na_action="ignore")  # once, not for each pair
-        pairs = [(*group, best, rival, *_pair(read, [best, rival], resamples)) for rival in rivals]
-        table = pd.DataFrame([pair for pair in pairs if len(pair) == len(names)], columns=names)
-        found.append(table.assign(p=metrics.holm(table.p) if len(table) else table.p))
-    return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
+        pairs.extend((*group, best, rival, *_pair(read, [best, rival])) for rival in rivals)
+    found = pd.DataFrame([pair for pair in pairs if len(pair) == len(names)], columns=names)
+    return found.assign(p=found.groupby(GROUP, sort=False).p.transform(metrics.holm))
 
 
 def _test_scores(folder: str) -> pd.DataFrame:
@@ -85,7 +84,7 @@ def _test_scores(folder: str) -> pd.DataFrame:
     return table[table.split == "test"].sort_values("index")[["anomaly", "track", "score"]]
 
 
-def _pair(read: pd.DataFrame, methods: list[str], resamples: int) -> tuple:
+def _pair(read: pd.DataFrame, methods: list[str]) -> tuple:
     """Seeds, difference, low, high and p of two methods; empty where they do not share images.
 
     `read` are the scores of the test images by seed (rows) and method (columns).
@@ -96,7 +95,7 @@ def _pair(read: pd.DataFrame, methods: list[str], resamples: int) -> tuple:
         return ()
     one, other = (np.stack([each.score for each in shared[name]]) for name in methods)
     truth = shared.iloc[0, 0].anomaly.to_numpy(), shared.iloc[0, 0].track.to_numpy()
-    return (len(shared), *compare(one, other, *truth, resamples=resamples))
+    return (len(shared), *compare(one, other, *truth, resamples=4000))
 
 
 def average_ranks(table: pd.DataFrame) -> pd.DataFrame:
