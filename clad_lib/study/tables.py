@@ -43,7 +43,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         paper=named.merge(paper_results(), how="left").paper.to_numpy(),
         ahead=lambda found: found.low > found.paper,
         rank=ranks.astype("Int64"),
-        place=[_order().get(pair, len(_order())) for pair in table[PLACE].itertuples(index=False)],
+        place=table.set_index(PLACE).index.map(_order()),  # others have none and come last
     )
     columns = ["seeds", "auroc", "spread", "fpr95", "seconds", "low", "high", "paper", "ahead"]
     table = table.sort_values(["place", *GROUP, "auroc"], ascending=[True] * 5 + [False])
@@ -101,18 +101,20 @@ def _pair(read: pd.DataFrame, methods: list[str]) -> tuple:
 def average_ranks(table: pd.DataFrame) -> pd.DataFrame:
     """method, rank and scenarios: mean rank over the scenarios in which all these methods stand."""
     plain = table[table["rank"].notna() & (table.settings == "")]
-    wide = plain.pivot_table(index=GROUP[:3], columns="method", values="auroc", aggfunc="first")
-    ranks = wide.dropna().rank(axis=1, ascending=False).mean().sort_values()
-    return ranks.rename("rank").reset_index().assign(scenarios=len(wide.dropna()))
+    wide = plain.pivot_table(
+        index=GROUP[:3], columns="method", values="auroc", aggfunc="first"
+    ).dropna()
+    ranks = wide.rank(axis=1, ascending=False).mean().sort_values()
+    return ranks.rename("rank").reset_index().assign(scenarios=len(wide))
 
 
-def sweep(frame: pd.DataFrame, dataset: str, setting: str, *, method: str = "ODIN") -> pd.DataFrame:
-    """Figure 3's table: `summary` of a method at each value of one setting, varied alone.
+def sweep(frame: pd.DataFrame, dataset: str, setting: str) -> pd.DataFrame:
+    """Figure 3's table: `summary` of ODIN at each value of one setting, varied alone.
 
     Runs count in which nothing but that setting differs from the profile `fast`, and the plain
     profile at its own value; scenarios with a single value are left out. Column `value` is added.
     """
-    table = summary(frame[(frame.dataset == dataset) & (frame.method == method)])
+    table = summary(frame[(frame.dataset == dataset) & (frame.method == "ODIN")])
     table = table[table.profile == "fast"]
     other = table.settings.str.extract(rf"^{re.escape(setting)}=([^, ]+)$")[0]
     plain = [getattr(make_config(dataset, name), setting) for name in table.scenario]
