@@ -1,12 +1,11 @@
 """Many jobs as one graph on Dask: on this machine, or on any cluster whose scheduler is named."""
 
 import asyncio
-import itertools
 import json
 import statistics
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -173,9 +172,9 @@ def _write(journal: Path, job: Job, outcome: Outcome) -> str:
     return f"{outcome.status:<8} {job.title}: {end}"
 
 
-def kind_of(job: Job) -> list[str]:
+def kind_of(job: Job) -> tuple[str, ...]:
     """Jobs of one kind take about as long: step, data set, profile."""
-    return [job.step, job.places.config.dataset, job.places.config.profile]
+    return job.step, job.places.config.dataset, job.places.config.profile
 
 
 def time_left(pending: Sequence[Job], journals: Path, workers: int) -> float | None:
@@ -184,26 +183,25 @@ def time_left(pending: Sequence[Job], journals: Path, workers: int) -> float | N
     The journals of all batches in a folder tell. Jobs of an unknown kind are taken to last as long
     as the others do on average.
     """
-    seen: dict[tuple[str, ...], list[float]] = {tuple(kind_of(job)): [] for job in pending}
-    lines = [path.read_text(encoding="utf-8").splitlines() for path in journals.glob("*.jsonl")]
-    for line in itertools.chain(*lines):
-        row = json.loads(line) if line.endswith("}") else {}  # cut off when it was killed
-        if row.get("seconds") and row["status"] == "done" and tuple(row["kind"]) in seen:
-            seen[tuple(row["kind"])].append(row["seconds"])
-    times = [seen[tuple(kind_of(job))] for job in pending]
-    known = [statistics.median(each) for each in times if each]
+    seen = defaultdict[tuple[str, ...], list[float]](list)
+    for path in journals.glob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line) if line.endswith("}") else {}  # cut off when it was killed
+            if row.get("seconds") and row["status"] == "done":
+                seen[tuple(row["kind"])].append(row["seconds"])
+    known = [statistics.median(seen[kind_of(job)]) for job in pending if kind_of(job) in seen]
     return len(pending) * statistics.mean(known) / max(workers, 1) if known else None
 
 
 def overview(planned: Sequence[Job], workers: int) -> str:
     """The jobs, one a line with done, failed or to do, and an estimate of the time left."""
-    states = [(_known(job, False) or Outcome(job.key, "to do")).status for job in planned]
-    left = [job for job, state in zip(planned, states, strict=True) if state != "done"]
+    states = {job: (_known(job, False) or Outcome(job.key, "to do")).status for job in planned}
+    left = [job for job, state in states.items() if state != "done"]
     seconds = time_left(left, planned[0].places.root / "batches", workers)
     unknown = "nothing of this kind has finished yet: no estimate" if left else "nothing to do"
     about = unknown if seconds is None else f"about {seconds / 60:.1f} minutes"
     count = f"{len(planned)} jobs, {len(planned) - len(left)} done, {len(left)} left"
-    lines = [f"{state:<8} {job.title}" for job, state in zip(planned, states, strict=True)]
+    lines = [f"{state:<8} {job.title}" for job, state in states.items()]
     return "\n".join([*lines, f"{count}; {workers} workers: {about}"])
 
 
