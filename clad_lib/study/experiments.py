@@ -178,22 +178,18 @@ def boundaries(plane: Plane, labels: np.ndarray, *, gamma: Gamma = "median") -> 
         raise ValueError(f"{few}: use more images or fewer clusters")
     calibrated, tested = (_sheets(regions, each).min(0) for each in (plane.calibration, plane.test))
     independent = guarantees.one_per_track(calibrated, plane.tracks, seed=plane.seed)
-    promises = (guarantees.CONDITIONAL, guarantees.MARGINAL)
     lines = [
         guarantees.threshold_for(independent, alpha=ALPHA, delta=DELTA, guarantee=promise)
-        for promise in promises
+        for promise in (guarantees.CONDITIONAL, guarantees.MARGINAL)
     ]
-    kept = [line for line in lines if line.guarantee != guarantees.NONE]
-    line = kept[0] if kept else lines[0]._replace(value=float(independent.max()))
+    largest = lines[0]._replace(value=float(independent.max()))
+    line = next((each for each in lines if each.rank), largest)
     x, y = grid(plane)
     knots = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)  # (Gy Gx, 2), x fastest
     sheets = _sheets(regions, knots).reshape(len(regions), len(y), len(x))
     outside = tested > line.value
-    shares = [
-        float(part.mean()) if len(part) else np.nan
-        for part in (outside[~plane.anomaly], ~outside[plane.anomaly])
-    ]
-    return Side(sheets, line, *shares)
+    parts = outside[~plane.anomaly], ~outside[plane.anomaly]
+    return Side(sheets, line, *(float(pd.Series(part).mean()) for part in parts))
 
 
 def _fitted(
