@@ -124,9 +124,8 @@ def batch(
 
     read, root = grid.read_grid(study), runs.resolve()
     planned = jobs.plan(read.configs, read.methods, root)
-    workers = workers or cluster.default_workers(device)
     if dry_run:
-        typer.echo(engine.overview(planned, workers))
+        typer.echo(engine.overview(planned, workers or cluster.default_workers(device)))
         return
     report = engine.run_batch(
         planned,
