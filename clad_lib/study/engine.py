@@ -158,8 +158,9 @@ class Study:
             if row(name).block:
                 scored = self._scored(name, made)
                 copies = self["copies"].test_in_train
-                found = measure(self.config, self.split, scored, method=name, copies=copies)
-                write_scores(draft, *found)
+                write_scores(
+                    draft, *measure(self.config, self.split, scored, method=name, copies=copies)
+                )
             else:
                 save_artefact(draft, made)
             seconds = round(time.perf_counter() - started, 2)
@@ -183,9 +184,8 @@ class Study:
             raise ValueError(
                 f"{name} gave scores {found}: expected one an image, {[*map(len, parts)]}"
             )
-        method = getattr(made, "method", None)  # how a kernel method was solved
-        extra = {} if method is None else {"method": str(method)}
-        return made if isinstance(made, Scored) else Scored(scores[0], scores[1], extra=extra)
+        solved = {"method": str(made.method)} if hasattr(made, "method") else {}  # kernel methods
+        return made if isinstance(made, Scored) else Scored(scores[0], scores[1], extra=solved)
 
     def _read(self, name: str) -> Any:
         folder = self.path(name)

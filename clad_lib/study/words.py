@@ -118,7 +118,7 @@ def _table_lines(table: pd.DataFrame) -> list[str]:
     """The table of `table_of`, a part for each block."""
     lines: list[str] = []
     table = table.assign(**{"": np.where(table.best, "*", " ")}).drop(columns="best")
-    for block in dict.fromkeys([*BLOCKS, *table.block]):
+    for block in BLOCKS:  # `rows` takes no others
         part = table[table.block == block].set_index("method").rename_axis(None)
         shown = part[["AUROC", "", *table.columns[3:-1]]].rename_axis(block, axis="columns")
         text = shown.to_string(float_format="{:.1f}".format, na_rep=DASH)
