@@ -193,9 +193,10 @@ class Study:
             kind = typing.get_type_hints(function_of(name))["return"]
             return load_artefact(folder, kind, device=self.device)
         table = pd.read_parquet(folder / "scores.parquet", columns=["split", "score"])
-        calibrated, tested = (table.score[table.split == part] for part in ("calibration", "test"))
-        metrics = read_json(folder / "metrics.json")
-        return Scores(calibrated.to_numpy(), tested.to_numpy(), metrics)
+        calibrated, tested = (
+            table.score[table.split == part].to_numpy() for part in ("calibration", "test")
+        )
+        return Scores(calibrated, tested, read_json(folder / "metrics.json"))
 
 
 def open_study(

@@ -146,12 +146,19 @@ def in_the_plane(study: Study) -> Plane:
     """Latents of an autoencoder of two, with DEC's pseudo-labels; trained where need be."""
     flat, split = study.with_settings(latent=2), study.split
     model, found = flat["autoencoder"].model, flat["clusters"]
-    parts = (split.train, split.calibration, split.test)
     train, calibration, test = (
-        infer(model, part, function=model.encode).double().numpy() for part in parts
+        infer(model, part, function=model.encode).double().numpy()
+        for part in (split.train, split.calibration, split.test)
     )
-    anomaly, tracks = split.answers.test_anomaly, split.calibration_tracks
-    return Plane(train, found.labels, calibration, test, anomaly, tracks, study.config.seed)
+    return Plane(
+        train,
+        found.labels,
+        calibration,
+        test,
+        split.answers.test_anomaly,
+        split.calibration_tracks,
+        study.config.seed,
+    )
 
 
 def grid(plane: Plane) -> tuple[np.ndarray, np.ndarray]:

@@ -242,8 +242,8 @@ class Places(NamedTuple):
     @property
     def scenario(self) -> Path:
         """The folder of the scenario."""
-        names = (self.config.dataset, self.config.scenario)
-        return Path(self.root).joinpath(*map(folder_name, names))
+        config = self.config
+        return Path(self.root, folder_name(config.dataset), folder_name(config.scenario))
 
     def has(self, name: str) -> bool:
         """Whether the artefact was finished with these settings on these images."""

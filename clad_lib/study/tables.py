@@ -94,7 +94,7 @@ def _pair(read: pd.DataFrame, methods: list[str]) -> tuple:
     if shared.empty or len({*shared.map(len).to_numpy().flat}) > 1:
         return ()
     one, other = (np.stack([each.score for each in shared[name]]) for name in methods)
-    truth = shared.iloc[0, 0].anomaly.to_numpy(), shared.iloc[0, 0].track.to_numpy()
+    truth = (shared.iloc[0, 0][name].to_numpy() for name in ("anomaly", "track"))
     return (len(shared), *compare(one, other, *truth, resamples=4000))
 
 

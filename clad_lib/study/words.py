@@ -55,8 +55,9 @@ def _ranked(found: Mapping[str, Scores]) -> list[str]:
 
 
 def _compare(study: Study, one: Scores, other: Scores) -> metrics.Comparison:
-    anomaly, tracks = study.split.answers.test_anomaly, study.split.test_tracks
-    return measure.compare(one.test, other.test, anomaly, tracks)
+    return measure.compare(
+        one.test, other.test, study.split.answers.test_anomaly, study.split.test_tracks
+    )
 
 
 def table_of(study: Study, found: Mapping[str, Scores]) -> pd.DataFrame:
