@@ -1,11 +1,9 @@
 """A detector for one's own images: normal images in, a promised threshold and a map out."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -75,7 +73,7 @@ class Detector:
 
     def fit(
         self, images: Any, *, tracks: Any = None, strict: bool = False, progress: bool = False
-    ) -> Detector:
+    ) -> Self:
         """Learn from normal images and calibrate; returns the detector itself.
 
         `images` are uint8 (N, C, S, S), or a folder of pictures, whose unreadable files are counted
@@ -98,7 +96,7 @@ class Detector:
         split = own_images.hold_out(found, names, alpha=self.alpha or max(ALPHAS), **by)
         return self.learn(split, progress)
 
-    def learn(self, split: Split, progress: bool = False) -> Detector:
+    def learn(self, split: Split, progress: bool = False) -> Self:
         """Fit to the training images of a split, and calibrate with its calibration images."""
         self.threads = torch.get_num_threads()
         self.scorer = own_images.fitted(self.method, split, self.config, self.device, progress)
@@ -107,7 +105,7 @@ class Detector:
         self.known = own_images.known(split.train, split.train_tracks)
         return self.set_threshold(split.calibration, split.calibration_tracks)
 
-    def set_threshold(self, images: Any, units: np.ndarray) -> Detector:
+    def set_threshold(self, images: Any, units: np.ndarray) -> Self:
         """Calibrate with images (n, C, S, S), of which those with equal `units` (n,) count once."""
         count, scores = self.counts["train"], self.score(images)
         self.counts |= {"held": len(images), "images": count + len(images)}
@@ -120,8 +118,8 @@ class Detector:
     @property
     def reading(self) -> dict[str, Any]:
         """How pictures are read so that they are like those that it was fitted to."""
-        shape = zip(("channels", "size"), self.examples.shape[1:3], strict=True)
-        return dict(shape, highest=self.highest or None)
+        _, channels, size, _ = self.examples.shape
+        return {"channels": channels, "size": size, "highest": self.highest or None}
 
     def threshold_at(self, alpha: float) -> guarantees.Threshold:
         """The threshold for any `alpha`, without fitting again; guarantee "none" if too few."""
@@ -228,7 +226,7 @@ class Detector:
         return onnx_graph.write_onnx(Path(path), scorer, self.examples[:2], facts)
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "auto") -> Detector:
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
         """The detector that `save` wrote, with equal scores; nothing in the folder is executed.
 
         Raises StoreError for a folder that is no bundle, was changed, or has another format.
