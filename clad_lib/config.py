@@ -242,9 +242,9 @@ class Settings:
         vars(self).update(shown, device=device, progress=progress)
 
     @classmethod
-    def everything(cls, config: Config, *, device: Any = None, progress: bool = False) -> Self:
+    def everything(cls, config: Config, *, device: Any = None) -> Self:
         """A view of all settings, for a stage function called outside the table of stages."""
-        return cls(config, TYPES, device=device, progress=progress)
+        return cls(config, TYPES, device=device, progress=False)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"{name!r} is read but not declared: add it to `reads` of its row")

@@ -98,8 +98,7 @@ def _known(job: Job, retry_failed: bool) -> Outcome | None:
 
 
 def _stopped(why: str, cure: str) -> BatchError:
-    kept = f"finished jobs are kept: {cure}, then give the same command again"
-    return BatchError(f"{why}; {kept}")
+    return BatchError(f"{why}; finished jobs are kept: {cure}, then give the same command again")
 
 
 def _outcomes(

@@ -24,9 +24,13 @@ OPTIONS = (
 def voila_command(notebook: Path, *, ip: str, port: int, browser: bool) -> list[str]:
     """The command line that serves the notebook; its kernel works in the notebook's folder."""
     # a header can only be given as a dictionary, of which traitlets warns
-    line = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "voila", str(notebook)]
     return [
-        *line,
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-m",
+        "voila",
+        str(notebook),
         f"--Voila.ip={ip}",
         f"--port={port}",
         *OPTIONS,
