@@ -135,8 +135,7 @@ def make_config(
         raise ValueError(unknown("profile", profile, profiles()))
     values = datasets().get(dataset, {}).get("settings", {}) | profiles()[profile]
     values |= published(dataset, scenario) if profile == "paper" else {}
-    values = check_fields({"seed": seed} | values) | check_fields(overrides)
-    return Config(dataset, scenario, profile, **values)
+    return Config(dataset, scenario, profile, **check_fields({"seed": seed} | values | overrides))
 
 
 @cache
