@@ -166,11 +166,16 @@ def add_scores(study: Study, path: Path, method: str) -> Path:
     scored = Scored(np.empty(len(split.calibration)), table.score.to_numpy(np.float64))
     measured = tested_metrics(split, scored.test, study["copies"].test_in_train, seed)
     measured["images"] = {"train": len(split.train), "test": len(scored.test)}
-    folder = study.places.scenario / f"{folder_name(method)}-{short_hash(study.places.data)}"
-    shutil.rmtree(folder / f"seed{seed}", ignore_errors=True)
-    with atomic_folder(folder / f"seed{seed}") as draft:
-        nothing = np.zeros(len(split.calibration), bool)
-        write_scores(draft, scores_table(split, scored, nothing), measured)
+    folder = (
+        study.places.scenario
+        / f"{folder_name(method)}-{short_hash(study.places.data)}"
+        / f"seed{seed}"
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    with atomic_folder(folder) as draft:
+        write_scores(
+            draft, scores_table(split, scored, np.zeros(len(scored.calibration), bool)), measured
+        )
         record = study.record(method, settings={}, protocol="clean", source=str(path))
         write_json(draft / RECORD, record)
-    return folder / f"seed{seed}"
+    return folder
