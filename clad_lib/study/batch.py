@@ -40,8 +40,11 @@ class Report(NamedTuple):
     @property
     def executed(self) -> list[Path]:
         """The executed notebooks."""
-        done = [job for job, outcome in self.ended if outcome.status == "done"]
-        return [job.places.root / job.key for job in done if job.shows is not None]
+        return [
+            job.places.root / job.key
+            for job, outcome in self.ended
+            if outcome.status == "done" and job.shows is not None
+        ]
 
     @property
     def lacking(self) -> dict[str, str]:

@@ -117,23 +117,26 @@ def scores_table(split: Split, scored: Scored, free: np.ndarray) -> pd.DataFrame
     """
     answers = split.answers
     parts = {
-        "calibration": {
-            "index": split.calibration_index[free],
-            "track": split.calibration_tracks[free],
-            "hidden_class": answers.calibration_class[free],
-            "anomaly": False,
-            "score": scored.calibration[free],
-        },
-        "test": {
-            "index": split.test_index,
-            "track": split.test_tracks,
-            "hidden_class": answers.test_class,
-            "anomaly": answers.test_anomaly,
-            "score": scored.test,
-        },
+        "calibration": pd.DataFrame(
+            {
+                "index": split.calibration_index[free],
+                "track": split.calibration_tracks[free],
+                "hidden_class": answers.calibration_class[free],
+                "anomaly": False,
+                "score": scored.calibration[free],
+            }
+        ),
+        "test": pd.DataFrame(
+            {
+                "index": split.test_index,
+                "track": split.test_tracks,
+                "hidden_class": answers.test_class,
+                "anomaly": answers.test_anomaly,
+                "score": scored.test,
+            }
+        ),
     }
-    frames = {name: pd.DataFrame(part) for name, part in parts.items()}
-    return pd.concat(frames, names=["split"]).reset_index("split")
+    return pd.concat(parts, names=["split"]).reset_index("split")
 
 
 def write_scores(folder: Path, table: pd.DataFrame, measured: dict[str, Any]) -> None:
