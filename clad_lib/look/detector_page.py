@@ -28,19 +28,12 @@ def write_page(
     """
     line, pictures = detector.threshold.value, np.stack([image for *_, image in top])
     figure = px.histogram(x=scores, nbins=60).add_vline(line, line=theme.DASHED)
-    theme.finish(
-        figure,
-        title="Scores of the images",
-        note=f"Right of the dashed line, {line:.4g}, an image alarms.",
-        xaxis_title="anomaly score (higher = more anomalous)",
-        yaxis_title="images",
-    )
+    note = f"Right of the dashed line, {line:.4g}, an image alarms."
+    axes: Any = {"xaxis_title": "anomaly score (higher = more anomalous)", "yaxis_title": "images"}
+    theme.finish(figure, title="Scores of the images", note=note, **axes)
     rows = {"image": pictures} | maps_of(detector, pictures)
-    gallery = image_rows(
-        rows,
-        title="The most anomalous images",
-        note="In the order of the list below; a map is bright where the score comes from.",
-    )
+    note = "In the order of the list below; a map is bright where the score comes from."
+    gallery = image_rows(rows, title="The most anomalous images", note=note)
     lines = "".join(f"<li>{score:.4g} {html.escape(name)}</li>" for score, name, _ in top)
     parts = {
         "What was found": "".join(f"<p>{k}: {html.escape(str(v))}</p>" for k, v in said.items()),

@@ -52,13 +52,10 @@ def gather(study: Study) -> dict[str, Any]:
     facts["hidden class (analysis)"] = categories(
         split.answers.train_class[rows], split.class_names
     )
-    return {
-        "points": drawn.points,
-        "images": split.train[rows].numpy(),
-        "facts": facts,
-        "told": f"{len(rows):,} of {len(split.train):,} training images; t-SNE by {drawn.backend}, "
-        f"perplexity {drawn.perplexity:g}, seed {drawn.seed}.",
-    }
+    told = f"{len(rows):,} of {len(split.train):,} training images; t-SNE by {drawn.backend}, "
+    told += f"perplexity {drawn.perplexity:g}, seed {drawn.seed}."
+    images = split.train[rows].numpy()
+    return {"points": drawn.points, "images": images, "facts": facts, "told": told}
 
 
 def in_words(values: pd.Series) -> str:

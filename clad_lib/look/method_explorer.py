@@ -35,12 +35,8 @@ def played(figures: Mapping[str, go.Figure], *, setting: str, start: int = -1) -
     All have the same number of traces; figure `start` is the still picture. Frames hold what the
     last figure has otherwise than the first.
     """
-    jump = {
-        "mode": "immediate",
-        "fromcurrent": True,
-        "transition": {"duration": 0},
-        "frame": {"duration": 700, "redraw": True},
-    }
+    jump = {"mode": "immediate", "fromcurrent": True, "transition": {"duration": 0}}
+    jump["frame"] = {"duration": 700, "redraw": True}
     steps = [{"label": name, "method": "animate", "args": [[name], jump]} for name in figures]
     buttons = [
         {"label": label, "method": "animate", "args": [what, jump]}
@@ -140,12 +136,8 @@ def odin_steps(study: Study, row: int) -> tuple[pd.DataFrame, pd.DataFrame, dict
         pictures[name] = torch.cat([x.detach(), (1 + uphill) / 2, after[1:]]).cpu().numpy()
     raw = np.stack(logits)  # (T, E, K)
     values = np.stack([raw, softmax(raw / known.temperatures[:, None, None], axis=2)])
-    axes: dict[str, Any] = {
-        "what": ["logit f", "softmax of f / T"],
-        "temperature": names,
-        "epsilon": known.epsilons,
-        "cluster": range(raw.shape[2]),
-    }
+    axes: dict[str, Any] = {"what": ["logit f", "softmax of f / T"], "temperature": names}
+    axes |= {"epsilon": known.epsilons, "cluster": range(raw.shape[2])}
     rows = pd.MultiIndex.from_product(axes.values(), names=axes)
     above = pd.DataFrame((known.calibration > scores).mean(2), names, known.epsilons)
     return pd.DataFrame({"value": values.ravel()}, rows).reset_index(), above, pictures
