@@ -1,5 +1,7 @@
 """A detector on disk: tensors, a record and a card, in a folder or a .zip, checked when read."""
 
+from __future__ import annotations
+
 import hashlib
 import inspect
 import io

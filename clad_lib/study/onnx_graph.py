@@ -1,5 +1,7 @@
 """The detector Patches as an ONNX graph: images in, score and map out, the threshold beside it."""
 
+from __future__ import annotations
+
 import json
 import warnings
 from pathlib import Path

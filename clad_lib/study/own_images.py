@@ -1,5 +1,7 @@
 """Images of one's own: read, recognised, held out, learnt from, added, and what that takes."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import os
