@@ -1,5 +1,7 @@
 """Charts of training, of boundaries and of results: arrays and tables in, a plotly figure out."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from itertools import cycle
 from typing import Any
@@ -107,7 +109,6 @@ def ablation_lines(
     line: str | None = None,
     reference: tuple[str, float] | None = None,
     title: str = "What one setting is worth",
-    note: str = "Bars are 95 % intervals.",
 ) -> Figure:
     """AUROC in [0, 1] against a setting: columns `x`, auroc, low and high, and the name of a line.
 
@@ -125,6 +126,7 @@ def ablation_lines(
         markers=True,
         template=theme.TEMPLATE,
     )
+    note = "Bars are 95 % intervals."
     if reference:
         figure.add_hline(reference[1], line=theme.DASHED)
         note += f" Dashed: {reference[0]}, {reference[1]:.3f}."

@@ -1,5 +1,7 @@
 """Latents and clusters in pictures: maps, confidence, hidden classes, health."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Anomaly scores in pictures: both kinds of images, thresholds, and what is promised of them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

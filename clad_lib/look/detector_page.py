@@ -1,5 +1,7 @@
 """The page of a scored folder: histogram with the line, and the most anomalous images with maps."""
 
+from __future__ import annotations
+
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Pictures made of images: classes, reconstructions, extreme scores, filters, maps of a score."""
 
+from __future__ import annotations
+
 import base64
 import io
 from collections.abc import Collection, Mapping, Sequence

@@ -2,6 +2,8 @@
 figure that follows its container. All figures of a page share one copy of plotly's script.
 """
 
+from __future__ import annotations
+
 import gzip
 import json
 from functools import cache

@@ -1,5 +1,7 @@
 """The map explorer: the latent map in several colours, with the images that one points at."""
 
+from __future__ import annotations
+
 from numbers import Real
 from typing import Any
 

@@ -4,6 +4,8 @@ Three false-alarm rates are kept apart: what is promised before any test image i
 expected from the calibration images, and what was counted on the test images.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,5 +1,7 @@
 """What the explorers share: rows, numbers, messages and images in the colours of the page."""
 
+from __future__ import annotations
+
 import contextlib
 import html
 import math

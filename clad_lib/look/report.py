@@ -20,8 +20,6 @@ from plotly.offline import get_plotlyjs
 
 from clad_lib.config import as_dict
 from clad_lib.look import charts, tables
-from clad_lib.study import words
-from clad_lib.study.engine import Study
 from clad_lib.study.results import collect
 from clad_lib.study.stages import methods
 from clad_lib.study.store import RECORD, read_json, write_atomically
@@ -29,6 +27,7 @@ from clad_lib.study.tables import average_ranks, summary, sweep
 
 if TYPE_CHECKING:
     from clad_lib.study.batch import Report
+    from clad_lib.study.engine import Study
 
 LARGEST = 6_000_000  # bytes of a page, so that it can be sent
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -142,6 +141,8 @@ def png_bytes(figure: Figure, *, scale: float = 1) -> bytes | None:
 
 def write_report(study: Study, report: Report) -> Path:
     """Write report.html of a study: verdict, table, promises, pictures, settings, provenance."""
+    from clad_lib.study import words
+
     found = words.finished(study, methods())
     verdict, table = words.verdict(study, found), words.table_of(study, found)
     promises = {name: words.promise(study, name, each) for name, each in found.items()}
@@ -205,10 +206,12 @@ def write_tables(frame: pd.DataFrame, out: Path) -> list[Path]:
     A figure is a page that needs no network, and a PNG where a browser is found. Each file appears
     whole or not at all. Raises StoreError when the folder cannot be written to.
     """
+    from clad_lib.study.words import formatted
+
     whole, files = summary(frame), dict[str, Any]()
     for name, table in {"results": whole, "ranks": average_ranks(whole)}.items():
-        files[f"{name}.csv"] = words.formatted(table, "csv")
-        files[f"{name}.md"] = words.formatted(table, "markdown")
+        files[f"{name}.csv"] = formatted(table, "csv")
+        files[f"{name}.md"] = formatted(table, "markdown")
     for dataset, (setting, axis) in product(frame.dataset.unique(), SWEPT.items()):
         if len(varied := sweep(frame, dataset, setting)):
             stem, title = f"figure3_{dataset}_{setting}", f"CLAD (ODIN) on {dataset}"

@@ -1,5 +1,7 @@
 """Tables of results as HTML with a caption, which print as Markdown where no HTML is shown."""
 
+from __future__ import annotations
+
 import html
 import zlib
 

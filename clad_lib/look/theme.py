@@ -1,5 +1,7 @@
 """What every figure shares: colours that differ in grey, one template, title, note, alt text."""
 
+from __future__ import annotations
+
 import html
 import textwrap
 from collections.abc import Sequence

@@ -17,7 +17,6 @@ from clad_lib.clad.training import infer, seeded
 from clad_lib.config import published
 from clad_lib.judge import guarantees
 from clad_lib.judge.metrics import auroc
-from clad_lib.methods.fused import FusedScorer
 from clad_lib.methods.kernel import Gamma, KernelScorer, fit_boundary
 from clad_lib.study.engine import Study
 from clad_lib.study.measure import compare
@@ -73,16 +72,15 @@ def expert_parts(study: Study) -> pd.DataFrame:
     scorer, split = study.fit("Fused"), study.split
     parts = {name: expert.parts(split.test) for name, expert in scorer.experts.items()}
     wholes = {name: torch.stack([*found.values()]).mean(0) for name, found in parts.items()}
-    equal = FusedScorer(scorer.experts, dict.fromkeys(wholes, 1.0))
+    equal = type(scorer)(scorer.experts, dict.fromkeys(wholes, 1.0))
     rules = {
         "scores added": sum(wholes.values()),
         "equal weights": equal.join([*wholes.values()]),
         "as it is": scorer.join([*wholes.values()]),
     }
     table = {name: found | {"together": wholes[name]} for name, found in parts.items()}
-    frame = pd.DataFrame(
-        {(n, p): v for n, f in (table | {"Fused": rules}).items() for p, v in f.items()}
-    )
+    table["Fused"] = rules
+    frame = pd.DataFrame({(n, p): v for n, found in table.items() for p, v in found.items()})
     anomaly, tracks = split.answers.test_anomaly, split.test_tracks
 
     def measured(values: pd.Series) -> list[float]:
