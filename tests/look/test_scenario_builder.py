@@ -149,7 +149,7 @@ def test_none_and_all_are_refused_with_what_to_do(builder):
     ("arguments", "words"),
     [
         (dict(scenario="CURLY"), "unknown scenario 'CURLY'"),
-        (dict(profile="quick"), "smoke, fast, paper"),
+        (dict(profile="quick"), "smoke, fast, best, paper"),
         (dict(seed=-1), "at least 0"),
         (dict(dataset="minst"), "did you mean 'mnist'"),
     ],

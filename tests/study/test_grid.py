@@ -81,7 +81,7 @@ BROKEN = [  # text, line, what is said
     (change('title = "T"', "title = T"), 1, "not TOML"),
     (change('title = "T"', "title = 3"), 1, "text in quotes"),
     (change("title", "titel"), 1, "did you mean 'title'"),
-    (change('"fast"', '"quick"'), 2, "Expected one of smoke, fast, paper"),
+    (change('"fast"', '"quick"'), 2, "Expected one of smoke, fast, best, paper"),
     (change('"fast"', "1"), 2, "text in quotes"),
     (change('profile = "fast"', 'profil = "fast"'), 2, "did you mean 'profile'"),
     (change("[0, 1]", "[0, -1]"), 3, "at least 0"),
