@@ -85,8 +85,8 @@ def odin_grid(
     classifier: Any,
     images: Tensor,
     *,
-    temperatures: Sequence[float] = TEMPERATURES,
-    epsilons: Sequence[float] = EPSILONS,
+    temperatures: Sequence[float],
+    epsilons: Sequence[float],
     unit: Unit = "pixel",
     batch_size: int = 256,
 ) -> np.ndarray:
@@ -121,12 +121,13 @@ def part_outputs(split: Split, settings: Settings, classifier: Trained) -> PartO
 
 def odin_grid_of(split: Split, settings: Settings, classifier: Trained) -> OdinGrid:
     """ODIN at every one of TEMPERATURES and EPSILONS, for explorers; reads odin_factor."""
-    unit: Unit = "published" if settings.odin_factor else "pixel"
+    options: Any = dict(temperatures=TEMPERATURES, epsilons=EPSILONS)
+    options["unit"] = "published" if settings.odin_factor else "pixel"
     found: list[np.ndarray] = []
     for images in (split.calibration, split.test):
         order = np.random.default_rng(settings.seed).permutation(len(images))
         rows = np.sort(order[:GRID_IMAGES])
-        found += [rows, odin_grid(classifier.model, images[rows], unit=unit)]
+        found += [rows, odin_grid(classifier.model, images[rows], **options)]
     return OdinGrid(np.asarray(TEMPERATURES), np.asarray(EPSILONS), *found)
 
 
@@ -135,7 +136,7 @@ def odin_scores(split: Split, settings: Settings, classifier: Trained) -> Scorer
 
     The published code's factor is applied once, whichever of the two last settings asks for it.
     """
-    unit: Unit = "published" if settings.odin_factor else settings.epsilon_unit
+    unit = "published" if settings.odin_factor else settings.epsilon_unit
     return partial(
         odin,
         classifier.model,

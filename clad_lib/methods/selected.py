@@ -115,7 +115,7 @@ def rate(
     images (N, C, S, S), anomaly (N,) bool; reads odin_factor.
     """
     unit: Unit = "published" if settings.odin_factor else "pixel"
-    grid = odin_grid(model, images, unit=unit)
+    grid = odin_grid(model, images, temperatures=TEMPERATURES, epsilons=EPSILONS, unit=unit)
     pairs = zip(product(TEMPERATURES, EPSILONS), grid.reshape(-1, len(images)), strict=True)
     found = [Choice("ODIN", *pair, unit, auroc(values, anomaly)) for pair, values in pairs]
     others = [Choice(name, np.nan, np.nan, "", auroc(plain[name], anomaly)) for name in plain]
