@@ -45,7 +45,7 @@ def keep(
     frame = frame[reasons == ""]
     fresh = frame.assign(command=[command(row, note) for _, row in frame.iterrows()])[list(KEPT)]
     merge(into / "measured.csv", fresh, list(results.KEY))
-    compared = tables.comparisons(frame)
+    compared = tables.comparisons(frame[frame.scenario.str.isupper()])  # of single classes none
     merge(into / "comparisons.csv", compared, [*tables.GROUP, "method"], replace=tables.GROUP)
     told = verdicts(frame)
     merge(into / "verdicts.csv", told, [*tables.GROUP, "seed"])
@@ -154,7 +154,7 @@ def made_tables(folder: Path = RESULTS) -> dict[str, str]:
         "beyond": markdown(groups[0], BEYOND, best, paper_best=True),
         "methods": markdown(groups[0], paper, best, paper=True),
         "scores": markdown(groups[0], SCORES, best),
-        "single": markdown(groups[1], [*paper, *BEYOND], best, paper=True),
+        "single": markdown(groups[1], [*paper, *BEYOND], set(), paper=True),
     }
 
 
