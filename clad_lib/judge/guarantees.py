@@ -24,6 +24,7 @@ from clad_lib.judge.counting import finite, share
 from clad_lib.judge.drift import Exchangeability, exchangeability  # noqa: F401
 
 CONDITIONAL, MARGINAL, NONE = "calibration-conditional", "marginal", "none"
+RISK = 0.05  # of too few calibration images, from which on a cluster is pooled
 
 
 class Threshold(NamedTuple):
@@ -149,16 +150,15 @@ def small_clusters(
     alpha: float,
     delta: float = 0.1,
     clusters: int,
-    risk: float = 0.05,
 ) -> tuple[int, ...]:
     """Clusters worth pooling: n calibration images will probably bring too few of them for alpha.
 
     By their share of the TRAINING images, fewer than `images_needed(alpha, delta)` would fall there
-    with a probability above `risk`. The choice leaves the promises of `cluster_thresholds` intact.
+    with a probability above RISK. The choice leaves the promises of `cluster_thresholds` intact.
     """
     shares = np.bincount(np.asarray(train_labels), minlength=clusters) / np.size(train_labels)
     lacking = binom.cdf(images_needed(alpha, delta) - 1, n, shares)
-    return tuple(np.flatnonzero(lacking > risk).tolist())
+    return tuple(np.flatnonzero(lacking > RISK).tolist())
 
 
 def one_per_track(scores: ArrayLike, tracks: ArrayLike, *, seed: int) -> np.ndarray:

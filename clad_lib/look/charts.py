@@ -170,14 +170,14 @@ def auroc_bars(
         marker_line={"color": theme.INK, "width": 1.8},
     )
     figure.add_traces(paper.data).add_vline(0.5, line=theme.DOTTED)
+    diamonds = "diamonds are the paper's values; " if frame.paper.notna().any() else ""
     # plotly loses the other range of matched axes
     figure.update_xaxes(range=[0, 1.02], tickvals=[0, 0.5, 1], matches=None, showticklabels=True)
     figure.update_xaxes(title="AUROC", row=1).update_yaxes(title="")
     return theme.finish(
         figure,
         title=title,
-        note="Bars are measured, with 95 % intervals; diamonds are the paper's values; the "
-        "dotted line is guessing.",
+        note=f"Bars are measured, with 95 % intervals; {diamonds}the dotted line is guessing.",
         alt=theme.listed(table.set_index(["normal", "method"]).auroc, ".3f"),
         height=150 + rows * (70 + 22 * len(orders["method"])),
         above=20,
