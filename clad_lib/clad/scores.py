@@ -121,8 +121,11 @@ def part_outputs(split: Split, settings: Settings, classifier: Trained) -> PartO
 
 def odin_grid_of(split: Split, settings: Settings, classifier: Trained) -> OdinGrid:
     """ODIN at every one of TEMPERATURES and EPSILONS, for explorers; reads odin_factor."""
-    options: Any = dict(temperatures=TEMPERATURES, epsilons=EPSILONS)
-    options["unit"] = "published" if settings.odin_factor else "pixel"
+    options: Any = dict(
+        temperatures=TEMPERATURES,
+        epsilons=EPSILONS,
+        unit="published" if settings.odin_factor else "pixel",
+    )
     found: list[np.ndarray] = []
     for images in (split.calibration, split.test):
         order = np.random.default_rng(settings.seed).permutation(len(images))
