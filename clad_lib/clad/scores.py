@@ -139,7 +139,7 @@ def odin_scores(split: Split, settings: Settings, classifier: Trained) -> Scorer
 
     The published code's factor is applied once, whichever of the two last settings asks for it.
     """
-    unit = "published" if settings.odin_factor else settings.epsilon_unit
+    unit: Unit = "published" if settings.odin_factor else settings.epsilon_unit
     return partial(
         odin,
         classifier.model,
