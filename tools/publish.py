@@ -65,8 +65,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
         if "Selected" not in table.index or not rivals:
             continue
         pair = ["Selected", table.auroc[rivals].idxmax()]
-        files = [pd.read_parquet(Path(folder, "scores.parquet")) for folder in table.folder[pair]]
-        one, other = (each[each.split == "test"].sort_values("index") for each in files)
+        one, other = map(tables.test_scores, table.folder[pair])
         truth = one.anomaly.to_numpy(), one.track.to_numpy()
         told = compare(one.score.to_numpy(), other.score.to_numpy(), *truth)
         p = min(1.0, told.p_value * len(rivals))

@@ -72,19 +72,20 @@ def expert_parts(study: Study) -> pd.DataFrame:
     scorer, split = study.fit("Fused"), study.split
     parts = {name: expert.parts(split.test) for name, expert in scorer.experts.items()}
     wholes = {name: torch.stack([*found.values()]).mean(0) for name, found in parts.items()}
-    equal = type(scorer)(scorer.experts, dict.fromkeys(wholes, 1.0))
     rules = {
         "scores added": sum(wholes.values()),
-        "equal weights": equal.join([*wholes.values()]),
+        "equal weights": type(scorer)(scorer.experts, dict.fromkeys(wholes, 1.0)).join(
+            [*wholes.values()]
+        ),
         "as it is": scorer.join([*wholes.values()]),
     }
     table = {name: found | {"together": wholes[name]} for name, found in parts.items()}
     table["Fused"] = rules
     frame = pd.DataFrame({(n, p): v for n, found in table.items() for p, v in found.items()})
-    anomaly, tracks = split.answers.test_anomaly, split.test_tracks
+    anomaly = split.answers.test_anomaly
 
     def measured(values: pd.Series) -> list[float]:
-        lead = compare(frame["Fused", "as it is"], values, anomaly, tracks)
+        lead = compare(frame["Fused", "as it is"], values, anomaly, split.test_tracks)
         return [auroc(values, anomaly), *lead[:3]]
 
     names = ["auroc", "lead", "low", "high"]

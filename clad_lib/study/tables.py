@@ -66,20 +66,21 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
     p is corrected by Holm's method for the number of rivals. Columns: GROUP, best, method, seeds,
     difference, low, high, p. Runs whose score files are gone are left out.
     """
-    there = [Path(str(folder), "scores.parquet").is_file() for folder in frame.folder]
     pairs = list[tuple]()
     names = [*GROUP, "best", "method", "seeds", "difference", "low", "high", "p"]
-    clean = frame.assign(there=there)[(frame.protocol == "clean") & frame.auroc.notna()]
+    known = frame.assign(there=[Path(str(f), "scores.parquet").is_file() for f in frame.folder])
+    clean = known[(known.protocol == "clean") & known.auroc.notna()]
     for group, runs in clean.groupby(GROUP, sort=False):
         best, *rivals = runs.groupby("method").auroc.mean().sort_values(ascending=False).index
         kept = runs[runs.there].pivot(index="seed", columns="method", values="folder")
-        read = kept.map(_test_scores, na_action="ignore")  # once, not for each pair
+        read = kept.map(test_scores, na_action="ignore")  # once, not for each pair
         pairs.extend((*group, best, rival, *_pair(read, [best, rival])) for rival in rivals)
     found = pd.DataFrame([pair for pair in pairs if len(pair) == len(names)], columns=names)
     return found.assign(p=found.groupby(GROUP, sort=False).p.transform(metrics.holm))
 
 
-def _test_scores(folder: str) -> pd.DataFrame:
+def test_scores(folder: str) -> pd.DataFrame:
+    """anomaly, track and score of the test images of a run, in their order."""
     table = pd.read_parquet(Path(folder, "scores.parquet"))
     return table[table.split == "test"].sort_values("index")[["anomaly", "track", "score"]]
 
