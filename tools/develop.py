@@ -31,7 +31,7 @@ from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
 from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
-from clad_lib.methods.fused import fused
+from clad_lib.methods.fused import fused, trust
 from clad_lib.methods.patches import patches
 from clad_lib.methods.rotation import fit_rotation, held_out, rotation, rotation_network
 from clad_lib.methods.scorers import PartScorer
@@ -112,9 +112,10 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     plain = {name: expert(split.test) for name, expert in experts.experts.items()}
     p_values = {name: -torch.log(p) for name, p in experts.p_values([*plain.values()]).items()}
     sums = {
-        f"{kind}, weight of rotation {weight:g}": values["Patches"] + weight * values["Rotation"]
-        for kind, values in (("-log p", p_values), ("scores", plain))
-        for weight in (0.25, 0.5, 1, 2, 4)
+        f"-log p, weight of rotation {weight:g} trust^{power}": p_values["Patches"]
+        + weight * trust(turning.accuracy) ** power * p_values["Rotation"]
+        for weight in (1, 2, 4, 8)
+        for power in (1, 2, 3)
     }
     accuracy = {f"accuracy {turning.accuracy:.3f}": plain["Rotation"]}
     parts = turning.parts(split.test)
