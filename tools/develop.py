@@ -21,6 +21,7 @@ import json
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,6 @@ from clad_lib.methods.scorers import PartScorer
 
 DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
 TABLE = Path(__file__).parents[1] / "results" / "development.csv"
-COLUMNS = ("date", "commit", "dataset", "normal", "train", "test", "method", "settings", "part")
 
 
 def groupings(dataset: str, *, seed: int = 2026) -> list[tuple[int, ...]]:
@@ -122,6 +122,33 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     return {"": experts(split.test), "Patches": plain["Patches"], **parts, **sums, **accuracy}
 
 
+def write_rows(
+    dataset: str,
+    split: Split,
+    method: str,
+    settings: dict[str, Any],
+    found: dict[str, torch.Tensor],
+    seconds: float,
+) -> None:
+    """Append a row to the table for the scores (N,) of each part of a method."""
+    others = other_half(dataset, split.scenario.normal)
+    answers, apart = (
+        split.answers.test_anomaly,
+        ~np.isin(split.answers.test_class, [*others]),
+    )
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+    row = [datetime.date.today(), commit, dataset, split.scenario.name]
+    row += [len(split.train), len(split.test), method, json.dumps(settings)]
+    with TABLE.open("a", encoding="utf-8", newline="") as file:
+        for part, scores in found.items():
+            all_of_them, rest = (
+                round(100 * auroc(scores.numpy()[rows], answers[rows]), 2)
+                for rows in (slice(None), apart)
+            )
+            told = [part, all_of_them, round(seconds, 1), rest if others else ""]
+            csv.writer(file, lineterminator="\n").writerow(row + told)
+
+
 def main() -> None:
     """Measure the methods that are named on the scenarios that are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -133,37 +160,19 @@ def main() -> None:
     parser.add_argument("--max-test", type=int, default=2000)
     asked = parser.parse_args()
     chosen = {name: json.loads(value) for name, _, value in (s.partition("=") for s in asked.set)}
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
-    new = not TABLE.exists()
-    with TABLE.open("a", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        if new:
-            table.writerow([*COLUMNS, "auroc", "seconds", "auroc_apart"])
-        for dataset in asked.datasets:
-            settings = Settings.everything(
-                make_config(dataset, "ALL", **chosen), device=torch.device("cpu")
+    for dataset in asked.datasets:
+        settings = Settings.everything(
+            make_config(dataset, "ALL", **chosen), device=torch.device("cpu")
+        )
+        for normal in (groupings(dataset)[place] for place in asked.groupings):
+            split = development_split(
+                dataset, normal, max_train=asked.max_train, max_test=asked.max_test
             )
-            for normal in (groupings(dataset)[place] for place in asked.groupings):
-                split = development_split(
-                    dataset, normal, max_train=asked.max_train, max_test=asked.max_test
-                )
-                others = other_half(dataset, normal)
-                answers = split.answers.test_anomaly
-                apart = ~np.isin(split.answers.test_class, [*others])
-                for method in asked.methods:
-                    start = time.process_time()
-                    found = scored(method, split, settings)
-                    seconds = round(time.process_time() - start, 1)
-                    row = [datetime.date.today(), commit, dataset, split.scenario.name]
-                    row += [len(split.train), len(split.test), method, json.dumps(chosen)]
-                    for part, scores in found.items():
-                        both = [
-                            round(100 * auroc(scores.numpy()[rows], answers[rows]), 2)
-                            for rows in (slice(None), apart)
-                        ]
-                        told = both[1] if others else ""
-                        table.writerow([*row, part, both[0], seconds, told])
-                    file.flush()
+            for method in asked.methods:
+                start = time.process_time()
+                found = scored(method, split, settings)
+                seconds = time.process_time() - start
+                write_rows(dataset, split, method, chosen, found, seconds)
 
 
 if __name__ == "__main__":
