@@ -93,6 +93,7 @@ class Config:
     patch_images: int = 20_000  # training images remembered, at most
     rotation_views: int = 32_000  # turned images that the rotation network is trained on
     rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
+    trust_power: float = 1.0  # to which the trust in its turns is raised, a factor of that weight
     rotation_labels: Literal["patches", "none"] = "patches"  # clusters named with the turn, or not
 
     # the published code's defects, off unless measured on purpose (protocol paper_compat)

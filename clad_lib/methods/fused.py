@@ -58,8 +58,9 @@ def fused(
 ) -> FusedScorer:
     """The row Fused: Patches, and Rotation times `rotation_weight` as far as its turns are right.
 
-    The weight is one for a data set, whatever the scenario.
+    The weight and `trust_power` are one for a data set, whatever the scenario.
     """
-    weight = settings.rotation_weight * trust(rotation.accuracy)
-    experts = {"Patches": patches, "Rotation": rotation}
-    return FusedScorer(experts, {"Patches": 1.0, "Rotation": weight})
+    weight = settings.rotation_weight * trust(rotation.accuracy) ** settings.trust_power
+    return FusedScorer(
+        {"Patches": patches, "Rotation": rotation}, {"Patches": 1.0, "Rotation": weight}
+    )

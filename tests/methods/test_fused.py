@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from scipy.stats import kstest
 
 from clad_lib import make_config, open_study
 from clad_lib.judge.metrics import auroc
-from clad_lib.methods.fused import FusedScorer, trust
+from clad_lib.methods.fused import FusedScorer, fused, trust
 from clad_lib.study.experiments import expert_parts
 
 
@@ -60,6 +62,14 @@ def test_trust_is_nothing_at_chance_and_one_at_the_top():
     assert trust(0.25) == trust(0.1) == 0
     assert trust(1.0) == pytest.approx(1)
     assert trust(0.625) == pytest.approx(0.5)
+
+
+def test_weight_of_rotation_is_its_setting_times_a_power_of_its_trust():
+    experts = Expert([0.0]), Expert([0.0])
+    experts[1].accuracy = 0.625  # half way from chance to the top
+    for power, weight in ((1.0, 4.0), (2.0, 2.0)):
+        settings = SimpleNamespace(rotation_weight=8.0, trust_power=power)
+        assert fused(None, settings, *experts).weights == {"Patches": 1.0, "Rotation": weight}
 
 
 def test_scores_joined_are_the_scores_of_the_images():
