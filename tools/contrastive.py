@@ -27,7 +27,14 @@ from clad_lib.data.split import Split
 from clad_lib.methods.distances import Memory, distances, remember
 from clad_lib.methods.fused import FusedScorer, fused
 from clad_lib.methods.patches import patches
-from clad_lib.methods.rotation import TURNS, held_out, rotation, rotation_network, turned
+from clad_lib.methods.rotation import (
+    REMEMBERED,
+    TURNS,
+    held_out,
+    rotation,
+    rotation_network,
+    turned,
+)
 from clad_lib.methods.scorers import PartScorer
 
 CROPS, IMAGES, RATE = 8, 16, 3e-3  # crops of a turned image and images in a step; peak of Adam
@@ -37,7 +44,10 @@ WEIGHTS = 0.25, 0.5, 1, 2
 
 
 def crops(images: Tensor) -> Tensor:
-    """Images (N, C, S, S) -> one random crop of each, half of them mirrored, colours changed."""
+    """Images (N, C, S, S) -> a random crop of each, (N, C, 3 S / 4, 3 S / 4), some mirrored.
+
+    A crop is at least a quarter of the image; its colours are changed.
+    """
     count = len(images)
     side = torch.rand(count).mul(0.75).add(0.25).sqrt()  # of a quarter of the area, at least
     place = (torch.rand(count, 2) * 2 - 1) * (1 - side)[:, None]
@@ -45,7 +55,8 @@ def crops(images: Tensor) -> Tensor:
     zero = torch.zeros(count)
     rows = [torch.stack([side * flip, zero, place[:, 0]], 1)]
     rows += [torch.stack([zero, side, place[:, 1]], 1)]
-    grid = affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    size = 3 * images.shape[-1] // 4
+    grid = affine_grid(torch.stack(rows, 1), [*images.shape[:2], size, size], align_corners=False)
     cut = grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     gain = torch.rand(count, images.shape[1], 1, 1) * 0.4 + 0.8
     light = torch.rand(count, 1, 1, 1) * 0.8 + 0.6
@@ -112,7 +123,9 @@ class ContrastiveScorer(PartScorer):
 def contrastive(split: Split, views: int, settings: Settings) -> ContrastiveScorer:
     """The expert: its normals are the training images that the network did not see."""
     held, model = held_out(split.train_tracks, seed=settings.seed), network(split, views, settings)
-    known = levels(model, split.train[~held])
+    shown = split.train[~held]
+    rows = torch.randperm(len(shown), generator=torch.Generator().manual_seed(settings.seed))
+    known = levels(model, shown[rows[:REMEMBERED]])
     groups = torch.arange(len(known[0]))
     memories = [remember(each, groups, clusters=10, seed=settings.seed)[0] for each in known]
     return ContrastiveScorer(model, memories, split.train[held])
@@ -122,8 +135,8 @@ def main() -> None:
     """Measure the expert, and Fused with it, on the scenarios that are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=("cifar10", "tiny_imagenet"))
-    parser.add_argument("--groupings", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--views", type=int, default=128_000)
+    parser.add_argument("--groupings", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--views", type=int, default=96_000)
     parser.add_argument("--max-train", type=int, default=4000)
     parser.add_argument("--max-test", type=int, default=2000)
     asked = parser.parse_args()
