@@ -37,7 +37,7 @@ from clad_lib.data.cache import ImageData
 from clad_lib.data.pictures import decode
 from clad_lib.data.reading import PARTS
 from clad_lib.data.scenarios import get_scenario, make_split, split_key
-from clad_lib.methods.rotation import TURNS
+from clad_lib.methods.scorers import TURNS
 from clad_lib.study.engine import Study
 from clad_lib.study.stages import Places, needed
 from clad_lib.study.store import stamp

@@ -94,6 +94,7 @@ class Config:
     rotation_views: int = 32_000  # turned images that the rotation network is trained on
     rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
     trust_power: float = 1.0  # to which the trust in its turns is raised, a factor of that weight
+    contrastive_views: int = 96_000  # crops that the contrastive network is trained on
     rotation_labels: Literal["patches", "none"] = "patches"  # clusters named with the turn, or not
 
     # the published code's defects, off unless measured on purpose (protocol paper_compat)
@@ -113,8 +114,7 @@ class Config:
     @property
     def protocol(self) -> Protocol:
         """`paper_compat` with a defect on; `oracle` for the published choices; else `clean`."""
-        usual: Protocol = "oracle" if self.profile == "paper" else "clean"
-        return "paper_compat" if self.defects else usual
+        return "paper_compat" if self.defects else "oracle" if self.profile == "paper" else "clean"
 
 
 def make_config(

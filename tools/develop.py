@@ -32,10 +32,11 @@ from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
 from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
-from clad_lib.methods.fused import fused, trust
+from clad_lib.methods.contrastive import contrastive, contrastive_network
+from clad_lib.methods.fused import FusedScorer, fused, trust
 from clad_lib.methods.patches import patches
-from clad_lib.methods.rotation import fit_rotation, held_out, rotation, rotation_network
-from clad_lib.methods.scorers import PartScorer
+from clad_lib.methods.rotation import fit_rotation, rotation, rotation_network
+from clad_lib.methods.scorers import PartScorer, held_out
 
 DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
 TABLE = Path(__file__).parents[1] / "results" / "development.csv"
@@ -102,13 +103,16 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
             network = fit_rotation(split.train[kept], labels, split, settings)
         scorer = rotation(split, settings, network)
         return {"": scorer(split.test), **scorer.parts(split.test)}
-    if method != "Fused":
-        raise ValueError(
-            f"unknown method {method!r}: expected Patches, Fused, Rotation, DEC labels"
-        )
+    if method not in ("Fused", "FusedPhotographs"):
+        known = "Patches, Fused, FusedPhotographs, Rotation, DEC labels"
+        raise ValueError(f"unknown method {method!r}: expected {known}")
     with seeded(settings.seed):
         turning = rotation(split, settings, rotation_network(split, settings))
         experts = fused(split, settings, patches(split, settings), turning)
+    if method == "FusedPhotographs":
+        with seeded(settings.seed):
+            third = contrastive(split, settings, contrastive_network(split, settings))
+        return with_third(split, experts, third)
     plain = {name: expert(split.test) for name, expert in experts.experts.items()}
     p_values = {name: -torch.log(p) for name, p in experts.p_values([*plain.values()]).items()}
     sums = {
@@ -120,6 +124,17 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     accuracy = {f"accuracy {turning.accuracy:.3f}": plain["Rotation"]}
     parts = turning.parts(split.test)
     return {"": experts(split.test), "Patches": plain["Patches"], **parts, **sums, **accuracy}
+
+
+def with_third(split: Split, two: FusedScorer, third: PartScorer) -> dict[str, torch.Tensor]:
+    """Scores (N,) by two experts, by a third and its parts, and by all three at four weights."""
+    experts = {**two.experts, "Contrastive": third}
+    scores = [each(split.test) for each in experts.values()]
+    found = {"Fused": two.join(scores[:2]), "Contrastive": scores[2], **third.parts(split.test)}
+    for weight in (0.25, 0.5, 1, 2):
+        three = FusedScorer(experts, {**two.weights, "Contrastive": weight})
+        found[f"weight of contrastive {weight:g}"] = three.join(scores)
+    return found
 
 
 def write_rows(

@@ -9,9 +9,12 @@ from torch import Tensor
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.judge.guarantees import conformal_p_values
+from clad_lib.methods.contrastive import ContrastiveScorer
 from clad_lib.methods.patches import PatchScorer
-from clad_lib.methods.rotation import TURNS, RotationScorer
-from clad_lib.methods.scorers import PartScorer
+from clad_lib.methods.rotation import RotationScorer
+from clad_lib.methods.scorers import TURNS, PartScorer
+
+CONTRASTIVE = 1.0  # weight of Contrastive, where Patches weighs 1
 
 
 class FusedScorer:
@@ -23,7 +26,7 @@ class FusedScorer:
     """
 
     def __init__(self, experts: Mapping[str, PartScorer], weights: Mapping[str, float]):
-        self.experts, self.weights = experts, weights
+        self.experts, self.weights = dict(experts), dict(weights)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (N, C, S, S) -> scores (N,)."""
@@ -64,3 +67,16 @@ def fused(
     return FusedScorer(
         {"Patches": patches, "Rotation": rotation}, {"Patches": 1.0, "Rotation": weight}
     )
+
+
+def fused_photographs(
+    split: Split,
+    settings: Settings,
+    patches: PatchScorer,
+    rotation: RotationScorer,
+    contrastive: ContrastiveScorer,
+) -> FusedScorer:
+    """The row FusedPhotographs: Fused, and Contrastive."""
+    both = fused(split, settings, patches, rotation)
+    weights = both.weights | {"Contrastive": CONTRASTIVE}
+    return FusedScorer(both.experts | {"Contrastive": contrastive}, weights)

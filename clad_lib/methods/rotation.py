@@ -18,25 +18,10 @@ from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.methods.distances import NEAREST, SCORES, neighbours
 from clad_lib.methods.patches import patch_clusters
-from clad_lib.methods.scorers import PartScorer
+from clad_lib.methods.scorers import REMEMBERED, TURNS, PartScorer, held_out, some, turned
 
-TURNS = 4
-REMEMBERED = 5_000  # training images with whose features others are compared, at most
 BATCHES = {0: 128, 1_000_000: 1024}  # turned images in a training step, from so many views on
 RATE = 3e-3  # Adam's peak learning rate
-HELD_OUT = 0.1  # share of the training tracks that the network does not see: what is normal for it
-
-
-def turned(images: Tensor) -> Tensor:
-    """Images (N, C, S, S) in the four quarter turns, one turn after the other: (4 N, C, S, S)."""
-    return torch.cat([torch.rot90(images, turn, (2, 3)) for turn in range(TURNS)])
-
-
-def held_out(tracks: np.ndarray, *, seed: int) -> Tensor:
-    """Which training images (N,) the network is not trained on: whole tracks, at least one."""
-    names, place = np.unique(tracks, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    return torch.from_numpy(np.isin(place, order[: max(1, int(HELD_OUT * len(names)))]))
 
 
 def rotation_network(split: Split, settings: Settings) -> Trained:
@@ -48,8 +33,7 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
     images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
     each = settings.rotation_views // TURNS  # the number of images, each of them in four turns
     if len(images) > each:
-        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))
-        images = images[rows[:each]]
+        images = images[some(len(images), each, seed=settings.seed)]
     labels = torch.zeros(len(images), dtype=torch.int64)
     if settings.rotation_labels == "patches":
         count = min(settings.clusters, len(images))
@@ -136,8 +120,8 @@ def rotation(split: Split, settings: Settings, rotation_network: Trained) -> Rot
     """The row Rotation: its normals are the training images that the network did not see."""
     held, model = held_out(split.train_tracks, seed=settings.seed), rotation_network.model
     shown = split.train[~held]  # a file may hold one class after the other: some at random
-    rows = torch.randperm(len(shown), generator=torch.Generator().manual_seed(settings.seed))
-    known = views(model, shown[rows[:REMEMBERED].sort().values])[:, TURNS:]
+    rows = some(len(shown), REMEMBERED, seed=settings.seed).sort().values
+    known = views(model, shown[rows])[:, TURNS:]
     seen = views(model, split.train[held])
     accuracy = float((seen[:, :TURNS] > np.log(0.5)).float().mean())
     return RotationScorer(model, known, doubts(seen, known), accuracy, tuple(split.train.shape[1:]))

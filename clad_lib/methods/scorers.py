@@ -5,11 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from clad_lib.clad.training import as_unit
 from clad_lib.methods.distances import SMALLEST
+
+TURNS = 4  # quarter turns of an image
+HELD_OUT = 0.1  # share of the training tracks that a network does not see: what is normal for it
+REMEMBERED = 5_000  # training images with whose features others are compared, at most
 
 
 class NotApplicable(ValueError):
@@ -92,3 +97,20 @@ def pixels(images: Tensor) -> Tensor:
 def encoder_features(autoencoder: Any) -> nn.Sequential:
     """A copy of the encoder: images (N, C, S, S) -> the 512 activations under the latent."""
     return copy.deepcopy(nn.Sequential(autoencoder.standardise, autoencoder.encoder))
+
+
+def turned(images: Tensor) -> Tensor:
+    """Images (N, C, S, S) in the four quarter turns, one turn after the other: (4 N, C, S, S)."""
+    return torch.cat([torch.rot90(images, turn, (2, 3)) for turn in range(TURNS)])
+
+
+def held_out(tracks: np.ndarray, *, seed: int) -> Tensor:
+    """Which training images (N,) the network is not trained on: whole tracks, at least one."""
+    names, place = np.unique(tracks, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return torch.from_numpy(np.isin(place, order[: max(1, int(HELD_OUT * len(names)))]))
+
+
+def some(count: int, most: int, *, seed: int) -> Tensor:
+    """At most `most` of the numbers below `count`, drawn at random."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most]

@@ -64,21 +64,13 @@ _PATCHES = ("patch_features", "patch_images", "clusters")
 _FOLDS = ("folds", "withheld", "fold_epochs", *_CLASSIFIER, "odin_factor")
 _DEEP = ("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective")
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
+_AE = ("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule", "ae_batch", "min_steps")
+_DEC = ("dec_epochs", "dec_lr", "dec_optimizer", "dec_batch", "dec_tolerance", "batch_target")
 _OWN: dict[str, Row] = {
     "copies": Row("clad_lib.data.copies:copies_in_split", shown_in="01_scenarios"),
     "autoencoder": Row(
         "clad_lib.clad.training:autoencoder",
-        reads=(
-            "encoder",
-            "latent",
-            "ae_epochs",
-            "ae_lr",
-            "ae_schedule",
-            "ae_batch",
-            "min_steps",
-            "noisy_latents",
-            "hidden_statistics",
-        ),
+        reads=(*_AE, "noisy_latents", "hidden_statistics"),
         shown_in="02_latent_space",
     ),
     "latent_map": Row(
@@ -87,17 +79,7 @@ _OWN: dict[str, Row] = {
     "clusters": Row(
         "clad_lib.clad.dec:clusters",
         ("autoencoder",),
-        (
-            "clusters",
-            "kmeans_inits",
-            "dec_epochs",
-            "dec_lr",
-            "dec_optimizer",
-            "dec_batch",
-            "dec_tolerance",
-            "batch_target",
-            "min_steps",
-        ),
+        ("clusters", "kmeans_inits", *_DEC, "min_steps"),
         shown_in="03_self_labelling",
     ),
     "classifier": Row(
@@ -144,6 +126,17 @@ _OWN: dict[str, Row] = {
     ),
     "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, version=2, **_LONG),
     "Fused": Row("clad_lib.methods.fused:fused", _EXPERTS, _WEIGHT, version=2, **_LONG),
+    "contrastive_network": Row(
+        "clad_lib.methods.contrastive:contrastive_network",
+        reads=("contrastive_views",),
+        in_all=False,
+    ),
+    "Contrastive": Row(
+        "clad_lib.methods.contrastive:contrastive", ("contrastive_network",), ("clusters",), **_LONG
+    ),
+    "FusedPhotographs": Row(
+        "clad_lib.methods.fused:fused_photographs", (*_EXPERTS, "Contrastive"), _WEIGHT, **_LONG
+    ),
     "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }
 

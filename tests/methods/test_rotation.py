@@ -16,7 +16,8 @@ from clad_lib.data.reading import ImageData
 from clad_lib.data.scenarios import make_split
 from clad_lib.data.split import Scenario
 from clad_lib.methods import rotation as module
-from clad_lib.methods.rotation import held_out, rotation, rotation_network, turned, views
+from clad_lib.methods.rotation import rotation, rotation_network, views
+from clad_lib.methods.scorers import held_out, turned
 
 VIEWS = 4000
 
