@@ -14,7 +14,7 @@ from clad_lib.methods.patches import PatchScorer
 from clad_lib.methods.rotation import RotationScorer
 from clad_lib.methods.scorers import TURNS, PartScorer
 
-CONTRASTIVE = 1.0  # weight of Contrastive, where Patches weighs 1
+CONTRASTIVE = 0.5  # weight of Contrastive, where Patches weighs 1
 
 
 class FusedScorer:
