@@ -24,7 +24,8 @@ from clad_lib.study.store import write_atomically
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 KEPT = ("command", *(name for name in results.COLUMNS if name != "folder"))
 FIRST = ("CLAD", "OCSVM", "OCNN", "OCCNN", "SVDD", "DeepSVDD")  # the paper's columns
-BEYOND = ("NearestImage", "PixelLOF", "Selected", "Patches", "Rotation", "Fused", "Pretrained")
+BEYOND = ("NearestImage", "PixelLOF", "Selected", "Patches", "Rotation", "Fused")
+BEYOND += ("Contrastive", "FusedPhotographs", "Pretrained")
 SCORES = ("ODIN", *("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis"))
 SCORES += ("ViM", "RankAverage", "Selected", "Oracle")
 

@@ -139,5 +139,7 @@ def test_fused_with_it_is_the_sum_of_three(split, scorer):
     assert joined.weights == {"Patches": 1.0, "Rotation": 2.0, "Contrastive": CONTRASTIVE}
     scores = [np.array([0.5]), np.array([0.9]), np.array([1e9])]
     p_values = [26 / 51, 6 / 51, 1 / (len(scorer.normals) + 1)]
-    wanted = -math.log(p_values[0]) - 2 * math.log(p_values[1]) - math.log(p_values[2])
+    wanted = (
+        -math.log(p_values[0]) - 2 * math.log(p_values[1]) - CONTRASTIVE * math.log(p_values[2])
+    )
     assert float(joined.join(scores)) == pytest.approx(wanted, abs=1e-5)
