@@ -19,6 +19,7 @@ import csv
 import datetime
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import clad_lib
 from clad_lib.clad.dec import clusters
 from clad_lib.clad.training import autoencoder, seeded
 from clad_lib.config import Settings, datasets, make_config
@@ -75,7 +77,8 @@ def development_split(
         ImageData(data.images[rows], data.labels[rows], data.tracks[rows], data.class_names)
         for rows in (~held, held)
     )
-    scenario = Scenario(dataset, "+".join(map(str, normal)), "development", normal)
+    name, mirror = "+".join(map(str, normal)), datasets()[dataset].get("mirror", False)
+    scenario = Scenario(dataset, name, "development", normal, mirror)
     return make_split(train, test, scenario, seed=seed, max_train=max_train, max_test=max_test)
 
 
@@ -109,10 +112,6 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     with seeded(settings.seed):
         turning = rotation(split, settings, rotation_network(split, settings))
         experts = fused(split, settings, patches(split, settings), turning)
-    if method == "FusedPhotographs":
-        with seeded(settings.seed):
-            third = contrastive(split, settings, contrastive_network(split, settings))
-        return with_third(split, experts, third)
     plain = {name: expert(split.test) for name, expert in experts.experts.items()}
     p_values = {name: -torch.log(p) for name, p in experts.p_values([*plain.values()]).items()}
     sums = {
@@ -123,18 +122,31 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     }
     accuracy = {f"accuracy {turning.accuracy:.3f}": plain["Rotation"]}
     parts = turning.parts(split.test)
-    return {"": experts(split.test), "Patches": plain["Patches"], **parts, **sums, **accuracy}
+    told = {"": experts(split.test), "Patches": plain["Patches"], **parts, **sums, **accuracy}
+    if method == "FusedPhotographs":
+        with seeded(settings.seed):
+            third = contrastive(split, settings, contrastive_network(split, settings))
+        told |= with_third(split, experts, third)
+    return told
 
 
 def with_third(split: Split, two: FusedScorer, third: PartScorer) -> dict[str, torch.Tensor]:
-    """Scores (N,) by two experts, by a third and its parts, and by all three at four weights."""
+    """Scores (N,) by a third expert and its parts, and by all three at four weights of it."""
     experts = {**two.experts, "Contrastive": third}
     scores = [each(split.test) for each in experts.values()]
-    found = {"Fused": two.join(scores[:2]), "Contrastive": scores[2], **third.parts(split.test)}
+    found = {"Contrastive": scores[2], **third.parts(split.test)}
     for weight in (0.25, 0.5, 1, 2):
         three = FusedScorer(experts, {**two.weights, "Contrastive": weight})
         found[f"weight of contrastive {weight:g}"] = three.join(scores)
     return found
+
+
+def commit_of(folder: Path) -> str:
+    """The commit of the code that runs; exits where it is not committed."""
+    git = ["git", "-C", str(folder)]
+    if subprocess.check_output([*git, "status", "--porcelain", "--", "."]):
+        sys.exit(f"{folder} has changes that are not committed: a row must name its code")
+    return subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
 
 
 def write_rows(
@@ -151,7 +163,7 @@ def write_rows(
         split.answers.test_anomaly,
         ~np.isin(split.answers.test_class, [*others]),
     )
-    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True).strip()
+    commit = commit_of(Path(clad_lib.__file__).parent)
     row = [datetime.date.today(), commit, dataset, split.scenario.name]
     row += [len(split.train), len(split.test), method, json.dumps(settings)]
     with TABLE.open("a", encoding="utf-8", newline="") as file:
