@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
+from sklearn.datasets import load_digits
 
 from clad_lib import make_config, open_study
+from clad_lib.clad.training import seeded
+from clad_lib.config import Settings
+from clad_lib.data.reading import ImageData
+from clad_lib.data.scenarios import make_split
+from clad_lib.data.split import Scenario
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.fused import FusedScorer, fused, trust
+from clad_lib.methods.patches import patches
+from clad_lib.methods.rotation import rotation, rotation_network
 from clad_lib.study.experiments import expert_parts
 
 
@@ -49,6 +57,31 @@ def test_p_values_are_uniform_on_fresh_normals():
     scorer = FusedScorer({"a": Expert(random.normal(size=4000))}, {"a": 1.0})
     p_values = scorer.p_values([random.normal(size=1000)])["a"]
     assert kstest(p_values, "uniform").pvalue > 0.01
+
+
+def test_p_values_of_fitted_experts_are_uniform_on_images_kept_out_of_them():
+    data = load_digits()
+    images = (data.images[:, None] * 255 / 16).round().astype(np.uint8)
+    images = images.repeat(2, axis=2).repeat(2, axis=3)
+    random = np.random.default_rng(0).permutation(len(images))  # writers mixed
+    names, tracks = tuple("0123456789"), np.arange(len(images))
+    train, fresh = (
+        ImageData(images[rows], data.target[rows], tracks[: len(rows)], names)
+        for rows in (random[:1300], random[1300:])
+    )
+    split = make_split(train, fresh, Scenario("digits", "x", "x", tuple(range(9))), seed=0)
+    settings = Settings.everything(
+        make_config(rotation_views=8000, patch_features=256), device=torch.device("cpu")
+    )
+    with seeded(0):
+        turning = rotation(split, settings, rotation_network(split, settings))
+        scorer = fused(split, settings, patches(split, settings), turning)
+    normal = split.test[~split.answers.test_anomaly]
+    scores = [expert(normal) for expert in scorer.experts.values()]
+    for name, p_values in scorer.p_values(scores).items():
+        apart = kstest(p_values, "uniform").statistic
+        noise = 1.63 / np.sqrt(len(p_values)) + 1.63 / np.sqrt(len(scorer.experts[name].normals))
+        assert apart < noise, name  # 1.63: of a hundred such statistics, one is larger
 
 
 def test_an_expert_of_weight_zero_says_nothing():
