@@ -37,6 +37,7 @@ from clad_lib.data.cache import ImageData
 from clad_lib.data.pictures import decode
 from clad_lib.data.reading import PARTS
 from clad_lib.data.scenarios import get_scenario, make_split, split_key
+from clad_lib.methods.rotation import BATCHES
 from clad_lib.methods.scorers import TURNS
 from clad_lib.study.engine import Study
 from clad_lib.study.stages import Places, needed
@@ -186,7 +187,8 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
 
         def trained(study: Study, epochs: int, stage: str = stage, setting: str = setting) -> Any:
             views = TURNS * len(study.split.train) if setting == "rotation_views" else 1
-            return study.with_settings(**{setting: epochs * views}).fit(stage)
+            with patch.dict(BATCHES, {0: max(BATCHES.values())}):  # the steps of `best`
+                return study.with_settings(**{setting: epochs * views}).fit(stage)
 
         def flop(epochs: int, trained: Callable[..., Any] = trained) -> int:
             with FlopCounterMode(display=False) as counter:
@@ -210,6 +212,7 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
             (partial(training.infer, scorer.args[0]) if passes == 3 else scorer)(images[:64])
         each = passes * counter.get_total_flops() / 64
         spent = sitting.seconds(partial(scorer, images))
+        sitting.costs[dataset, method] = fitted, spent / len(images)
         told = dict(dataset=dataset, seconds_to_fit=fitted)
         yield sitting.speed(f"scores of {method}", len(images), spent, each, **told)
         if method == "ODIN":
@@ -226,7 +229,7 @@ def expected(sitting: Sitting, study: Study, method: str) -> float:
     for stage in needed([method]):
         if (study.config.dataset, stage) in sitting.costs and not study.has(stage):
             before, each = sitting.costs[study.config.dataset, stage]
-            epochs = getattr(study.config, EPOCHS[stage])
+            epochs = getattr(study.config, EPOCHS[stage]) if stage in EPOCHS else 1
             epochs = epochs / TURNS / count if stage == "rotation_network" else epochs
             epochs += study.config.deep_pretraining if stage == "DeepSVDD" else 0
             total += before + epochs * count * each

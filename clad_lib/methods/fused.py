@@ -48,10 +48,10 @@ class FusedScorer:
 
 
 def trust(accuracy: float) -> float:
-    """The share of its weight that a rotation network keeps which names that share of turns right.
+    """The share of its weight that a rotation network keeps: none at 1/4, all of it at 1.
 
-    `accuracy` is that on normal images that it was not trained on: none of the weight at chance,
-    where turns say nothing, all of it where every turn is named.
+    `accuracy` is the share of the turns of normal images, on which it was not trained, that it
+    gives better than even odds.
     """
     return max(0.0, (accuracy - 1 / TURNS) / (1 - 1 / TURNS))
 
