@@ -20,6 +20,7 @@ from clad_lib.study.store import stamp
 
 HERE = Path(__file__).resolve().parent
 ALL = ["odin", "training", "dec", "patches", "detectors", "ocsvm", "tsne", "bootstrap", "cost"]
+ALL += ["stages"]
 
 
 def main() -> None:

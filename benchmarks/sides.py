@@ -33,7 +33,7 @@ class Row(NamedTuple):
     case: str
     rival: str
     wall: float
-    cpu: float
+    cpu: float | None = None
     memory: float | None = None
     agreement: float | None = None  # of the two results, in the measure that `show` names
 

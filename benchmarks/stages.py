@@ -1,0 +1,50 @@
+"""`clad study` on the digits by stage and method, and how soon `clad --help` answers.
+
+`python benchmarks/stages.py [--small]`. The rival of a step is the whole study: 5 means that the
+step takes a fifth of it. What no record counts is notebooks, pictures and the report.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from sides import Row, asked, in_turn, ratios, show
+
+from clad_lib.study.store import RECORD
+
+
+def main() -> None:
+    """Run the study once in an empty folder, then ask for help three times."""
+    options = asked(__doc__)
+    profile = "smoke" if options.small else "fast"
+    with tempfile.TemporaryDirectory() as runs:
+        started = time.perf_counter()
+        _run("-m", "clad_lib", "study", "--profile", profile, "--runs", runs)
+        whole = time.perf_counter() - started
+        records = [json.loads(path.read_text("utf-8")) for path in Path(runs).rglob(RECORD)]
+    steps = {each["stage"]: each["seconds"] for each in records if each.get("seconds")}
+    steps["all else"] = whole - sum(steps.values())
+    ordered = sorted(steps.items(), key=lambda step: -step[1])
+    rows = [Row(name, f"the whole study ({whole:.0f} s)", whole / took) for name, took in ordered]
+    sides = {
+        "help": partial(_run, "-m", "clad_lib", "--help"),
+        "torch": partial(_run, "-c", "import torch"),
+    }
+    costs = in_turn(sides, repeats=3)
+    told = f"importing torch ({costs['torch'].wall:.1f} s)"
+    rows.append(Row("clad --help", told, ratios(costs["help"], costs["torch"])[0]))
+    show(options, "The study by stage, and the command line", rows)
+
+
+def _run(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    main()
