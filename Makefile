@@ -61,6 +61,7 @@ site: setup  ## the documentation as a web site, in site/
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(PY) -m mkdocs build --strict --quiet
 
 bench: setup  ## speed beside what one would use instead, in one table; make bench SMALL=--small for a try
+	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --group bench
 	$(PY) benchmarks/run.py $(SMALL)
 
 clean:  ## remove runs and caches, keep the environment

@@ -1,7 +1,7 @@
 """All benchmarks that compare with a rival, as one table: benchmarks.md and benchmarks.json.
 
 `python benchmarks/run.py [--small] [--only odin,tsne] [--out FOLDER]`. Each runs in a process of
-its own. Rivals that are not installed are named and left out: `pip install pyod clustpy`. Every
+its own. Rivals that are not installed are named and left out; `make bench` installs them. Every
 figure says how many times as fast, or as small, clad_lib is as the rival in the same run.
 `explorers.py`, `browser.py` and `gpu.py` have no rival and are run by themselves.
 """
