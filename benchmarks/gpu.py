@@ -32,7 +32,7 @@ from sides import one_by_one
 from torch.utils.flop_counter import FlopCounterMode
 
 from clad_lib.clad import training
-from clad_lib.config import make_config, profiles
+from clad_lib.config import datasets, make_config, profiles
 from clad_lib.data.cache import ImageData
 from clad_lib.data.pictures import decode
 from clad_lib.data.reading import PARTS
@@ -48,7 +48,7 @@ TOLERANCE = {"float32": 0.02, "as computed": 0.2}  # of the scores' standard dev
 EPOCHS = {"autoencoder": "ae_epochs", "clusters": "dec_epochs", "classifier": "clf_epochs"}
 EPOCHS |= {"DeepSVDD": "deep_training", "rotation_network": "rotation_views"}
 PLANS = {("ODIN", "MSP", "KNN"): "paper", ("Fused", "Patches", "Rotation"): "best"}
-PLANS |= {("DeepSVDD",): "paper"}
+PLANS |= {("FusedPhotographs", "Contrastive"): "best", ("DeepSVDD",): "paper"}
 TINY = dict(rotation_views=128, max_train=96, max_test=96)  # beside the profile smoke
 Rows = Iterator[dict[str, Any]]
 
@@ -244,6 +244,7 @@ def scenarios(sitting: Sitting, out: Path, seeds: int) -> Rows:
         for methods, profile in PLANS.items()
         for dataset, (_, names, _) in sitting.data.items()
         for scenario in names
+        if "Contrastive" not in methods or datasets()[dataset]["mirror"]  # for photographs
     ]
     late = False
     for dataset, scenario, seed, methods, profile in jobs:
