@@ -184,8 +184,9 @@ class Study:
             raise ValueError(
                 f"{name} gave scores {found}: expected one an image, {[*map(len, parts)]}"
             )
-        solved = {"method": str(made.method)} if hasattr(made, "method") else {}  # kernel methods
-        return made if isinstance(made, Scored) else Scored(scores[0], scores[1], extra=solved)
+        told = {"method": str, "accuracy": float}  # of kernel methods, and of Rotation
+        extra = {k: kind(getattr(made, k)) for k, kind in told.items() if hasattr(made, k)}
+        return made if isinstance(made, Scored) else Scored(scores[0], scores[1], extra=extra)
 
     def _read(self, name: str) -> Any:
         folder = self.path(name)

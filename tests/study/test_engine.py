@@ -249,3 +249,5 @@ def test_a_method_of_others_joins_the_scores_that_they_gave(study):
     joined = study["Fused"]
     assert [study.has(need) for need in ("Patches", "Rotation")] == [True, True]
     np.testing.assert_array_equal(joined.test, study.fit("Fused")(study.split.test))
+    # what watches the training of Rotation without an anomaly is kept with its metrics
+    assert study["Rotation"].metrics["accuracy"] == study.fit("Rotation").accuracy
