@@ -37,6 +37,7 @@ from clad_lib.data.cache import ImageData
 from clad_lib.data.pictures import decode
 from clad_lib.data.reading import PARTS
 from clad_lib.data.scenarios import get_scenario, make_split, split_key
+from clad_lib.methods.contrastive import CROPS
 from clad_lib.methods.rotation import BATCHES
 from clad_lib.methods.scorers import TURNS
 from clad_lib.study.engine import Study
@@ -47,6 +48,8 @@ TOLERANCE = {"float32": 0.02, "as computed": 0.2}  # of the scores' standard dev
 # Stage or method -> the setting that counts its epochs.
 EPOCHS = {"autoencoder": "ae_epochs", "clusters": "dec_epochs", "classifier": "clf_epochs"}
 EPOCHS |= {"DeepSVDD": "deep_training", "rotation_network": "rotation_views"}
+EPOCHS |= {"contrastive_network": "contrastive_views"}
+VIEWS = {"rotation_network": TURNS, "contrastive_network": TURNS * CROPS}  # of an image, an epoch
 PLANS = {("ODIN", "MSP", "KNN"): "paper", ("Fused", "Patches", "Rotation"): "best"}
 PLANS |= {("FusedPhotographs", "Contrastive"): "best", ("DeepSVDD",): "paper"}
 TINY = dict(rotation_views=128, max_train=96, max_test=96)  # beside the profile smoke
@@ -184,9 +187,11 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
     )
     count = len(whole.split.train)
     for stage, setting in EPOCHS.items():
+        if stage == "contrastive_network" and not whole.split.scenario.mirror:
+            continue
 
         def trained(study: Study, epochs: int, stage: str = stage, setting: str = setting) -> Any:
-            views = TURNS * len(study.split.train) if setting == "rotation_views" else 1
+            views = VIEWS[stage] * len(study.split.train) if stage in VIEWS else 1
             with patch.dict(BATCHES, {0: max(BATCHES.values())}):  # the steps of `best`
                 return study.with_settings(**{setting: epochs * views}).fit(stage)
 
@@ -205,6 +210,7 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
         yield sitting.speed(f"an epoch of {stage}", count, epoch, each, **told)
     images = whole.split.test[: 64 if sitting.tiny else 8192]
     for method in ("ODIN", "Patches"):
+        _ = [whole[need] for need in needed([method])[:-1]]
         fitted = sitting.seconds(lambda m=method: whole.fit(m))
         scorer = whole.fit(method)
         passes = 3 if method == "ODIN" else 1  # forward, its gradient, forward
@@ -230,9 +236,10 @@ def expected(sitting: Sitting, study: Study, method: str) -> float:
         if (study.config.dataset, stage) in sitting.costs and not study.has(stage):
             before, each = sitting.costs[study.config.dataset, stage]
             epochs = getattr(study.config, EPOCHS[stage]) if stage in EPOCHS else 1
-            epochs = epochs / TURNS / count if stage == "rotation_network" else epochs
+            epochs = epochs / VIEWS[stage] / count if stage in VIEWS else epochs
             epochs += study.config.deep_pretraining if stage == "DeepSVDD" else 0
-            total += before + epochs * count * each
+            scored = len(study.split.calibration) + len(study.split.test)
+            total += before + epochs * (count if stage in EPOCHS else scored) * each
     return total
 
 

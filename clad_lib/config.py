@@ -93,7 +93,7 @@ class Config:
     patch_images: int = 20_000  # training images remembered, at most
     rotation_views: int = 32_000  # turned images that the rotation network is trained on
     rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
-    trust_power: float = 1.0  # to which the trust in its turns is raised, a factor of that weight
+    trust_power: float = 1.0  # that weight is rotation_weight x trust ^ trust_power
     contrastive_views: int = 96_000  # crops that the contrastive network is trained on
     rotation_labels: Literal["patches", "none"] = "patches"  # clusters named with the turn, or not
 
@@ -114,7 +114,8 @@ class Config:
     @property
     def protocol(self) -> Protocol:
         """`paper_compat` with a defect on; `oracle` for the published choices; else `clean`."""
-        return "paper_compat" if self.defects else "oracle" if self.profile == "paper" else "clean"
+        usual: Protocol = "oracle" if self.profile == "paper" else "clean"
+        return "paper_compat" if self.defects else usual
 
 
 def make_config(
@@ -161,8 +162,7 @@ def profiles() -> dict[str, dict[str, Any]]:
 def datasets() -> dict[str, dict[str, Any]]:
     """What is known of each data set: the tables of data/datasets.toml, name -> facts.
 
-    A file datasets.toml in the folder that CLAD_DATA names adds its tables to them. Raises
-    ValueError, with the file and the place, for what is missing or wrong in it.
+    A file datasets.toml in the folder CLAD_DATA names adds tables; ValueError says what it lacks.
     """
     known = _tables(Path(__file__).parent / "data" / "datasets.toml")
     more = Path(os.environ.get("CLAD_DATA") or os.devnull, "datasets.toml")

@@ -21,7 +21,7 @@ CELL = re.compile(r"^\**(\d+\.\d)(?: ± (\d+\.\d))?\**")
 
 
 def measured() -> list[dict[str, str]]:
-    """The rows of measured.csv that the tables show, read without pandas."""
+    """All rows of measured.csv, read without pandas."""
     with (HOME / "results" / "measured.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

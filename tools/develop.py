@@ -141,11 +141,13 @@ def with_third(split: Split, two: FusedScorer, third: PartScorer) -> dict[str, t
     return found
 
 
-def commit_of(folder: Path) -> str:
-    """The commit of the code that runs; exits where it is not committed."""
-    git = ["git", "-C", str(folder)]
-    if subprocess.check_output([*git, "status", "--porcelain", "--", "."]):
-        sys.exit(f"{folder} has changes that are not committed: a row must name its code")
+def commit_of(code: Path) -> str:
+    """The commit of the library's folder `code`; exits where it or this file is not committed."""
+    for path in (code, Path(__file__).resolve()):
+        git = ["git", "-C", str(path.parent)]
+        if subprocess.check_output([*git, "status", "--porcelain", "--", path.name]):
+            sys.exit(f"{path} has changes that are not committed: a row must name its code")
+    git = ["git", "-C", str(code)]
     return subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
 
 
@@ -156,14 +158,14 @@ def write_rows(
     settings: dict[str, Any],
     found: dict[str, torch.Tensor],
     seconds: float,
+    commit: str,
 ) -> None:
-    """Append a row to the table for the scores (N,) of each part of a method."""
+    """Append one row for each part of a method, part -> scores (N,)."""
     others = other_half(dataset, split.scenario.normal)
     answers, apart = (
         split.answers.test_anomaly,
         ~np.isin(split.answers.test_class, [*others]),
     )
-    commit = commit_of(Path(clad_lib.__file__).parent)
     row = [datetime.date.today(), commit, dataset, split.scenario.name]
     row += [len(split.train), len(split.test), method, json.dumps(settings)]
     with TABLE.open("a", encoding="utf-8", newline="") as file:
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--max-train", type=int, default=4000)
     parser.add_argument("--max-test", type=int, default=2000)
     asked = parser.parse_args()
+    commit = commit_of(Path(clad_lib.__file__).resolve().parent)
     chosen = {name: json.loads(value) for name, _, value in (s.partition("=") for s in asked.set)}
     for dataset in asked.datasets:
         settings = Settings.everything(
@@ -199,7 +202,7 @@ def main() -> None:
                 start = time.process_time()
                 found = scored(method, split, settings)
                 seconds = time.process_time() - start
-                write_rows(dataset, split, method, chosen, found, seconds)
+                write_rows(dataset, split, method, chosen, found, seconds, commit)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ def made_tables(folder: Path = RESULTS) -> dict[str, str]:
     path = folder / "comparisons.csv"
     nothing = tables.comparisons(frame.iloc[:0].assign(folder=""))
     pairs = pd.read_csv(path, dtype={"scenario": str}) if path.is_file() else nothing
+    pairs = pairs[pairs.profile == "fast"]
     best = cannot_be_told(table, pairs)
     groups = table[table.scenario.str.isupper()], table[~table.scenario.str.isupper()]
     paper = ["ODIN", *FIRST[1:]]

@@ -30,13 +30,14 @@ from clad_lib.methods.scorers import (
 CROPS, IMAGES = 8, 16  # crops of a turned image; images in a step
 PLACES, RATE = 128, 3e-3  # outputs of the network; Adam's peak learning rate
 DISTORTION, AGREEMENT = 0.2, 200.0  # of the coding rate; weight of the crops' agreement beside it
-LEVELS = 11, 18, 24  # places in PlainNet's trunk that end a level
+LEVELS = 11, 18, 24  # places in PlainNet's trunk before which a level has ended
+LEAST = 11  # pixels a side: a crop is 3/4 of them, and PlainNet takes 8
 
 
 def crops(images: Tensor) -> Tensor:
-    """Images (N, C, S, S) -> a random crop of each, (N, C, 3 S / 4, 3 S / 4), some mirrored.
+    """Images (N, C, S, S) in [0, 1] -> a random crop of each, (N, C, 3 S // 4, 3 S // 4) in [0, 1].
 
-    A crop shows at least a quarter of the image; its colours are changed.
+    A crop shows at least a quarter of the image; some are mirrored, all colours are changed.
     """
 
     def random(*shape: int) -> Tensor:
@@ -66,10 +67,15 @@ def coding_rate(points: Tensor) -> Tensor:
 def contrastive_network(split: Split, settings: Settings) -> Trained:
     """A PlainNet that maps the crops of a turned image to one place, on `contrastive_views` crops.
 
-    It sees the training images that Rotation sees. Raises NotApplicable but for photographs.
+    Also reads device. It holds out the training images that Rotation holds out. Raises
+    NotApplicable where images may not be mirrored or have fewer than LEAST pixels a side.
     """
-    if not split.scenario.mirror:
-        raise NotApplicable("Contrastive is for photographs: its crops are mirrored at random")
+    side = split.train.shape[-1]
+    mirror = split.scenario.mirror
+    if not mirror or side < LEAST:
+        got = f"images have {side} pixels a side, mirror is {mirror}"
+        wanted = f"photographs that may be mirrored, of {LEAST} pixels or more"
+        raise NotApplicable(f"{got}: Contrastive expects {wanted}; use Fused")
     images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
     each = settings.contrastive_views // (CROPS * TURNS)  # the number of images
     images = images[some(len(images), each, seed=settings.seed)]
@@ -90,7 +96,10 @@ def contrastive_network(split: Split, settings: Settings) -> Trained:
 
 
 def levels(model: Any, images: Tensor) -> Sequence[Tensor]:
-    """What each level of the network says of images (N, C, S, S), on 2x2 cells: [(N, D)]."""
+    """What three levels say of images (N, C, S, S), on 2x2 cells, on the CPU.
+
+    They are (N, 256), (N, 512) and (N, 1024).
+    """
 
     def look(batch: Tensor) -> Tensor:
         seen, found = model.standardise(batch), []
@@ -100,8 +109,8 @@ def levels(model: Any, images: Tensor) -> Sequence[Tensor]:
             seen = part(seen)
         return torch.cat(found, 1)
 
-    both = infer(model, images, function=look, batch_size=256, bf16=True)
-    return both.split([256, 512, 1024], 1)
+    found = infer(model, images, function=look, batch_size=256, bf16=True)
+    return found.split([256, 512, 1024], 1)
 
 
 class ContrastiveScorer(PartScorer):
@@ -113,11 +122,10 @@ class ContrastiveScorer(PartScorer):
         super().__init__(names, tuple(normal.shape[1:]), self.distances(normal))
 
     def distances(self, images: Tensor) -> Tensor:
-        """Images (N, C, S, S) -> distances (N, 12)."""
+        """Images (N, C, S, S) -> distances (N, 12) on the CPU."""
         seen = zip(self.memories, levels(self.model, images), strict=True)
-        return torch.cat(
-            [distances(each, points.to(each.points.device)) for each, points in seen], 1
-        )
+        found = [distances(each, points.to(each.points.device)) for each, points in seen]
+        return torch.cat(found, 1).cpu()
 
 
 def contrastive(

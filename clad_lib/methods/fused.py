@@ -21,8 +21,9 @@ class FusedScorer:
     """Images (N, C, S, S) -> scores (N,): the weighted sum of -log p over the experts.
 
     p is the share of an expert's own `normals` that score as high as the image: training images
-    that Rotation held out, and that Patches left out of the neighbours and covariances they are
-    compared with. No calibration image is used up, so that the threshold keeps its promise.
+    that Rotation and Contrastive held out, and that Patches left out of the neighbours and
+    covariances they are compared with. No calibration image is used up, so that the threshold
+    keeps its promise.
     """
 
     def __init__(self, experts: Mapping[str, PartScorer], weights: Mapping[str, float]):
@@ -76,7 +77,7 @@ def fused_photographs(
     rotation: RotationScorer,
     contrastive: ContrastiveScorer,
 ) -> FusedScorer:
-    """The row FusedPhotographs: Fused, and Contrastive."""
+    """The row FusedPhotographs: Fused and CONTRASTIVE times Contrastive; reads what Fused reads."""
     both = fused(split, settings, patches, rotation)
     weights = both.weights | {"Contrastive": CONTRASTIVE}
     return FusedScorer(both.experts | {"Contrastive": contrastive}, weights)

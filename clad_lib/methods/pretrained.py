@@ -16,10 +16,9 @@ from clad_lib.clad.training import infer
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.methods.distances import SCORES, Memory, distances, remember
-from clad_lib.methods.scorers import NotApplicable, PartScorer, check_training
+from clad_lib.methods.scorers import REMEMBERED, NotApplicable, PartScorer, check_training, some
 
 SIDE = 96  # pixels to which images are brought
-REMEMBERED = 5000  # training images with which others are compared, at most
 MIDDLE, SPAN = 127.0, 128.0  # of grey levels, by which the weights' training standardised
 KINDS = [SCORES.index("nearest neighbours"), SCORES.index("Mahalanobis")]
 
@@ -78,8 +77,7 @@ def pretrained(split: Split, settings: Settings) -> PretrainedScorer:
     check_training(split.train, least=8)
     if split.train.shape[1] not in (1, 3):
         raise NotApplicable(f"images have {split.train.shape[1]} channels: expected 1 or 3")
-    order = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(settings.seed))
-    rows = order[:REMEMBERED].sort().values
+    rows = some(len(split.train), REMEMBERED, seed=settings.seed).sort().values
     groups = torch.from_numpy(np.unique(split.train_tracks[rows.numpy()], return_inverse=True)[1])
     seen = imagenet_features(imagenet_network(settings.device), split.train[rows])
     memory, own = remember(

@@ -56,7 +56,7 @@ def scorer(split):
     return scorer_of(split)
 
 
-def test_a_crop_of_a_ramp_is_a_shorter_ramp_either_way_up():
+def test_a_crop_of_a_ramp_is_a_shorter_ramp_or_its_mirror_image():
     ramp = torch.linspace(0.1, 0.5, 32).expand(400, 3, 32, 32)
     with seeded(0):
         found = crops(ramp)
@@ -124,18 +124,15 @@ def test_answers_change_no_bit(split, scorer):
 
 def test_only_for_images_that_may_be_mirrored(split):
     plain = replace(split, scenario=replace(split.scenario, mirror=False))
-    with pytest.raises(NotApplicable, match="photographs"):
+    with pytest.raises(NotApplicable, match="mirror is False"):
         contrastive_network(plain, SETTINGS)
 
 
 def test_fused_with_it_is_the_sum_of_three(split, scorer):
     normals = torch.linspace(0, 1, 50)
-
-    def expert(value):
-        return SimpleNamespace(normals=normals, accuracy=1.0, __call__=value)
-
+    expert = SimpleNamespace(normals=normals, accuracy=1.0)
     settings = SimpleNamespace(rotation_weight=2.0, trust_power=1.0)
-    joined = fused_photographs(split, settings, expert(0), expert(0), scorer)
+    joined = fused_photographs(split, settings, expert, expert, scorer)
     assert joined.weights == {"Patches": 1.0, "Rotation": 2.0, "Contrastive": CONTRASTIVE}
     scores = [np.array([0.5]), np.array([0.9]), np.array([1e9])]
     p_values = [26 / 51, 6 / 51, 1 / (len(scorer.normals) + 1)]

@@ -91,7 +91,7 @@ def test_an_expert_of_weight_zero_says_nothing():
     assert torch.equal(both(values), alone(values))
 
 
-def test_trust_is_nothing_at_chance_and_one_at_the_top():
+def test_trust_is_nothing_at_a_quarter_and_one_at_the_top():
     assert trust(0.25) == trust(0.1) == 0
     assert trust(1.0) == pytest.approx(1)
     assert trust(0.625) == pytest.approx(0.5)
