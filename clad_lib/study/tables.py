@@ -105,7 +105,7 @@ def average_ranks(table: pd.DataFrame) -> pd.DataFrame:
     wide = plain.pivot_table(
         index=GROUP[:3], columns="method", values="auroc", aggfunc="first"
     ).dropna()
-    ranks = wide.rank(axis=1, ascending=False).mean().sort_values()
+    ranks = wide.rank(axis=1, ascending=False).mean().dropna().sort_values()
     return ranks.rename("rank").reset_index().assign(scenarios=len(wide))
 
 
