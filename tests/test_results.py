@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clad_lib.study import results
+from clad_lib.study import results, tables
 from clad_lib.study.store import RECORD
 
 HOME = Path(__file__).resolve().parents[1]
@@ -88,3 +88,14 @@ def test_rounding_is_told_from_seeds():
     found = compare(one, other).iloc[0]
     assert (found.over_rounding, found.over_seeds) == (0.01, 0.0707)
     assert (found.seeds, found.threads, found.threads_other) == (2, 1, 2)
+
+
+def test_mean_ranks_are_over_the_scenarios_that_all_methods_share():
+    rows = [("A", "one", 0.9), ("A", "two", 0.8), ("B", "one", 0.6), ("B", "two", 0.7)]
+    rows += [("C", "one", 0.5)]  # which the other was not run on
+    table = pd.DataFrame(rows, columns=["scenario", "method", "auroc"])
+    table = table.assign(dataset="digits", profile="fast", settings="", rank=1)
+    ranks = tables.average_ranks(table).set_index("method")
+    assert ranks["rank"].to_dict() == {"one": 1.5, "two": 1.5}
+    assert set(ranks.scenarios) == {2}
+    assert not len(tables.average_ranks(table[table.scenario.eq("C") | table.method.eq("two")]))
