@@ -374,7 +374,8 @@ def test_what_the_table_of_methods_says_can_be_kept_is_all_that_fits_in_a_bundle
     new = {name for name in gives if gives[name] is not Scored}  # those that score new images
     assert set(bundle.SAVED) <= new
     assert new - set(bundle.SAVED) == {
-        "OCNN", "OCCNN", "DeepSVDD", "PixelLOF", "PNGBytes", "FeatureNorm"
+        "OCNN", "OCCNN", "DeepSVDD", "PixelLOF", "PNGBytes", "FeatureNorm",
+        "Contrastive", "FusedPhotographs",
     }  # fmt: skip
 
 
