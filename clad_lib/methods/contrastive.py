@@ -77,7 +77,7 @@ def contrastive_network(split: Split, settings: Settings) -> Trained:
         wanted = f"photographs that may be mirrored, of {LEAST} pixels or more"
         raise NotApplicable(f"{got}: Contrastive expects {wanted}; use Fused")
     images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
-    each = settings.contrastive_views // (CROPS * TURNS)  # the number of images
+    each = max(1, settings.contrastive_views // (CROPS * TURNS))  # the number of images
     images = images[some(len(images), each, seed=settings.seed)]
     mean, std = channel_statistics(images)
     model = PlainNet(*images.shape[1:3], classes=PLACES, mean=mean, std=std).to(settings.device)
@@ -90,7 +90,7 @@ def contrastive_network(split: Split, settings: Settings) -> Trained:
         agreement = (places * normalize(places.mean(0), dim=1)).sum(2).mean()
         return -AGREEMENT * agreement - torch.stack([*map(coding_rate, places)]).mean()
 
-    by = dict(epochs=max(1, round(each / len(images))), batch_size=IMAGES, lr=RATE)
+    by = dict(epochs=round(each / len(images)), batch_size=IMAGES, lr=RATE)
     by |= dict(schedule="onecycle", seed=settings.seed, progress=settings.progress)
     return Trained(model, fit(model, loss, images, title="contrastive", **by))
 
