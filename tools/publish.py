@@ -1,6 +1,7 @@
 """What maintainers publish: finished runs kept in results/, and the tables of results/README.md.
 
 python tools/publish.py keep --runs runs --note "OMP_NUM_THREADS=1"
+python tools/publish.py seconds --runs runs
 python tools/publish.py tables
 """
 
@@ -19,7 +20,7 @@ from clad_lib.config import datasets
 from clad_lib.study import results, tables
 from clad_lib.study.measure import compare
 from clad_lib.study.stages import ONE, rows
-from clad_lib.study.store import write_atomically
+from clad_lib.study.store import RECORD, read_json, write_atomically
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 KEPT = ("command", *(name for name in results.COLUMNS if name != "folder"))
@@ -28,6 +29,7 @@ BEYOND = ("ODIN", "NearestImage", "PixelLOF", "Selected", "Patches", "Rotation",
 BEYOND += ("Contrastive", "FusedPhotographs", "Pretrained")
 SCORES = ("ODIN", *("MSP", "MaxLogit", "Energy", "KNN", "Mahalanobis", "RelativeMahalanobis"))
 SCORES += ("ViM", "RankAverage", "Selected", "Oracle")
+TAKEN = ("dataset", "scenario", "profile", "seed", "stage", "seconds", "threads", "commit")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -51,6 +53,21 @@ def keep(
     told = verdicts(frame)
     merge(into / "verdicts.csv", told, [*tables.GROUP, "seed"])
     typer.echo(f"{len(fresh)} rows kept, {len(compared)} comparisons, {len(told)} verdicts")
+
+
+@app.command()
+def seconds(runs: Path = Path("runs"), into: Path = RESULTS) -> None:
+    """Merge the seconds of every stage and method of finished runs into seconds.csv."""
+    records = [read_json(path) for path in runs.rglob(RECORD)]
+    made = [each for each in records if each.get("seconds") and "-dirty" not in each["commit"]]
+    found = [
+        {name: each["config"][name] for name in TAKEN[:4]}
+        | {name: each[name] for name in TAKEN[4:]}
+        | {"machine": each["machine"]["cpu"]}
+        for each in made
+    ]
+    merge(into / "seconds.csv", pd.DataFrame(found), list(TAKEN[:5]))
+    typer.echo(f"{len(found)} rows kept")
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
