@@ -1,10 +1,12 @@
 """One sitting on a GPU machine: what the device gives, how fast we are, and the paper's scenarios.
 
-`PYTHONPATH=. python benchmarks/gpu.py`, in an unpacked pack of tools/pack_for_gpu.py. Each row is
-written to gpu-results/rows.jsonl as it is measured; the run stops itself after `--minutes`. The
-order is that of worth: parity of the devices, ceilings, speed beside them, then scenarios. What
-does not fit into the time stands there as `extrapolated` from the measured seconds an epoch.
-The metrics and scores of finished methods lie in gpu-results/runs, for `tools/publish.py keep`.
+`PYTHONPATH=. python benchmarks/gpu.py`, in an unpacked pack of tools/pack_for_gpu.py; several packs
+may be unpacked into one folder. Each row is written to gpu-results/rows.jsonl as it is measured;
+the run stops itself after `--minutes`. The order is that of worth: ceilings, parity of the devices,
+speed beside the ceilings, then scenarios, of which `--workers` processes take one each. `--steps`
+names some of these four; later ones find the rows of earlier ones. What does not fit into the time
+stands there as `extrapolated` from the measured seconds an epoch. The metrics and scores of
+finished methods lie in gpu-results/runs, for `tools/publish.py keep`.
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ import argparse
 import hashlib
 import json
 import lzma
+import multiprocessing
+import pickle
 import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
@@ -29,9 +34,10 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from sides import one_by_one
+from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
-from clad_lib.clad import training
+from clad_lib.clad import steps, training
 from clad_lib.config import datasets, make_config, profiles
 from clad_lib.data.cache import ImageData
 from clad_lib.data.pictures import decode
@@ -50,8 +56,9 @@ EPOCHS = {"autoencoder": "ae_epochs", "clusters": "dec_epochs", "classifier": "c
 EPOCHS |= {"DeepSVDD": "deep_training", "rotation_network": "rotation_views"}
 EPOCHS |= {"contrastive_network": "contrastive_views"}
 VIEWS = {"rotation_network": TURNS, "contrastive_network": TURNS * CROPS}  # of an image, an epoch
-PLANS = {("ODIN", "MSP", "KNN"): "paper", ("Fused", "Patches", "Rotation"): "best"}
-PLANS |= {("FusedPhotographs", "Contrastive"): "best", ("DeepSVDD",): "paper"}
+STEPS = "ceilings", "parity", "speed", "scenarios"
+CLAD, OTHERS = ("ODIN", "MSP", "KNN"), ("Patches", "Rotation", "Fused")
+PHOTOGRAPHS = (*OTHERS, "Contrastive", "FusedPhotographs")
 TINY = dict(rotation_views=128, max_train=96, max_test=96)  # beside the profile smoke
 Rows = Iterator[dict[str, Any]]
 
@@ -61,14 +68,27 @@ class OutOfTime(BaseException):
 
 
 class Sitting:
-    """The data of a pack, the device, the deadline, and what was measured so far."""
+    """The data of packs, the device, the deadline by `time.time`, and what was measured so far."""
 
-    def __init__(self, folder: Path, device: torch.device, *, deadline: float, tiny: bool):
-        self.device, self.deadline, self.tiny = device, deadline, tiny
-        self.data = {file.stem: unpacked(file) for file in sorted(folder.glob("*.npz"))}
+    def __init__(self, data: dict[str, Any], device: torch.device, *, deadline: float, tiny: bool):
+        self.data, self.device, self.deadline, self.tiny = data, device, deadline, tiny
         self.runs = Path(tempfile.mkdtemp(prefix="clad-gpu-"))
-        self.ceiling = float("nan")  # FLOP a second of a matrix product in bfloat16
-        self.costs: dict[tuple[str, str], tuple[float, float]] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def ceiling(self) -> float:
+        """FLOP a second of a matrix product in bfloat16, as measured last."""
+        found = [row["flop_a_second"] for row in self.rows if "flop_a_second" in row]
+        return found[-1] if found else float("nan")
+
+    def cost(self, dataset: str, stage: str) -> tuple[float, float]:
+        """Seconds before the first epoch and for an image in one, if need be of another data set.
+
+        For a method, those to fit it, and for an image that it scores.
+        """
+        found = [row for row in self.rows if row.get("stage") == stage]
+        found.sort(key=lambda row: row["dataset"] == dataset)
+        return (found[-1]["seconds_before"], found[-1]["seconds_an_image"]) if found else (0.0, 0.0)
 
     def study(self, dataset: str, scenario: str, *, device: Any = None, **more: Any) -> Study:
         """A Study of a scenario, as `open_study` makes it; with --tiny in the profile smoke."""
@@ -102,7 +122,8 @@ class Sitting:
         """A row: images a second, and as a share of the ceiling."""
         share = images / seconds * flop / self.ceiling
         found = dict(kind="speed", what=what, images=images, images_a_second=images / seconds)
-        return found | dict(flop_an_image=flop, share_of_ceiling=share) | more
+        found |= dict(seconds_an_image=seconds / images, flop_an_image=flop)
+        return found | dict(share_of_ceiling=share) | more
 
 
 def unpacked(file: Path) -> tuple[tuple[ImageData, ImageData], list[str], list[bool]]:
@@ -136,9 +157,8 @@ def ceilings(sitting: Sitting) -> Rows:
         one = torch.randn(side, side, device=device).to(dtype)
         sitting.seconds(lambda one=one: one @ one, repeats=3)  # what is loaded first
         spent = sitting.seconds(lambda one=one: [one @ one for _ in range(10)], repeats=3)
-        sitting.ceiling = 20 * side**3 / spent
         what = f"matrix product, {str(dtype).removeprefix('torch.')}"
-        yield dict(kind="ceiling", what=what, side=side, flop_a_second=sitting.ceiling)
+        yield dict(kind="ceiling", what=what, side=side, flop_a_second=20 * side**3 / spent)
     source = torch.zeros(2**20 if sitting.tiny else 2**30, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     spent = sitting.seconds(lambda: [target.copy_(source) for _ in range(10)], repeats=3)
@@ -202,11 +222,11 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
 
         _ = [study[need] for study in (small, whole) for need in needed([stage])[:-1]]
         each = (flop(3) - flop(1)) / 2 / len(small.split.train)
-        one, three = (sitting.seconds(partial(trained, whole, epochs)) for epochs in (1, 3))
+        with patch.object(steps, "LEAST", 0):  # as in long trainings
+            one, three = (sitting.seconds(partial(trained, whole, epochs)) for epochs in (1, 3))
         epoch = max((three - one) / 2, 1e-9)
         before = max(0.0, one - epoch)
-        sitting.costs[dataset, stage] = before, epoch / count
-        told = dict(dataset=dataset, seconds_an_epoch=epoch, seconds_before=before)
+        told = dict(dataset=dataset, stage=stage, seconds_an_epoch=epoch, seconds_before=before)
         yield sitting.speed(f"an epoch of {stage}", count, epoch, each, **told)
     images = whole.split.test[: 64 if sitting.tiny else 8192]
     for method in ("ODIN", "Patches"):
@@ -218,8 +238,7 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
             (partial(training.infer, scorer.args[0]) if passes == 3 else scorer)(images[:64])
         each = passes * counter.get_total_flops() / 64
         spent = sitting.seconds(partial(scorer, images))
-        sitting.costs[dataset, method] = fitted, spent / len(images)
-        told = dict(dataset=dataset, seconds_to_fit=fitted)
+        told = dict(dataset=dataset, stage=method, seconds_before=fitted)
         yield sitting.speed(f"scores of {method}", len(images), spent, each, **told)
         if method == "ODIN":
             model, looped = scorer.args[0], images[: 4 if sitting.tiny else 100]
@@ -233,8 +252,8 @@ def expected(sitting: Sitting, study: Study, method: str) -> float:
     """Seconds that a method will take, from the measured seconds an image and epoch."""
     total, count = 0.0, len(study.split.train)
     for stage in needed([method]):
-        if (study.config.dataset, stage) in sitting.costs and not study.has(stage):
-            before, each = sitting.costs[study.config.dataset, stage]
+        if not study.has(stage):
+            before, each = sitting.cost(study.config.dataset, stage)
             epochs = getattr(study.config, EPOCHS[stage]) if stage in EPOCHS else 1
             epochs = epochs / VIEWS[stage] / count if stage in VIEWS else epochs
             epochs += study.config.deep_pretraining if stage == "DeepSVDD" else 0
@@ -243,41 +262,91 @@ def expected(sitting: Sitting, study: Study, method: str) -> float:
     return total
 
 
-def scenarios(sitting: Sitting, out: Path, seeds: int) -> Rows:
-    """The methods on the scenarios of the pack, in order of worth, as far as the time reaches."""
-    jobs = [
-        (dataset, scenario, seed, methods, profile)
-        for seed in range(seeds)
-        for methods, profile in PLANS.items()
-        for dataset, (_, names, _) in sitting.data.items()
-        for scenario in names
-        if "Contrastive" not in methods or datasets()[dataset]["mirror"]  # for photographs
-    ]
-    late = False
-    for dataset, scenario, seed, methods, profile in jobs:
-        told = dict(dataset=dataset, scenario=scenario, seed=seed, profile=profile)
-        study = sitting.study(dataset, scenario, seed=seed, profile=profile)
-        needs, start = expected(sitting, study, methods[0]), time.monotonic()
-        left = sitting.deadline - start
-        if late or needs > left:
-            yield dict(kind="extrapolated", method=methods[0], seconds=needs, left=left) | told
-            continue
-        try:
-            for method in methods:
-                metrics = study[method].metrics
-                folder = study.path(method)
-                shutil.copytree(folder, out / "runs" / folder.relative_to(sitting.runs))
-                measured = dict(method=method, expected_seconds=needs, commit=stamp()["commit"])
-                measured |= {
-                    name: metrics.get(name) for name in ("auroc", "auroc_low", "auroc_high")
-                }
-                spent = time.monotonic() - start  # with all before it in the plan
-                yield dict(kind="scenario", seconds=spent) | told | measured
-        except OutOfTime:
-            late = True
-            yield dict(kind="stopped", method=methods[0], seconds=time.monotonic() - start) | told
-        except Exception as error:
-            yield failure(f"{methods[0]} on {dataset} {scenario}", error)
+def jobs_of(data: dict[str, Any], seeds: int) -> list[tuple[Any, ...]]:
+    """Scenarios with the methods and the profile to run there, in order of worth."""
+    found = []
+    for seed in range(seeds):
+        for profile in ("paper", "best"):
+            for dataset, (_, names, _) in data.items():
+                best = PHOTOGRAPHS if datasets()[dataset]["mirror"] else OTHERS
+                methods = CLAD if profile == "paper" else best
+                found += [(dataset, name, seed, methods, profile) for name in names]
+        for dataset, (_, names, _) in data.items():
+            found += [(dataset, name, seed, ("DeepSVDD",), "paper") for name in names]
+    return found
+
+
+def measured(sitting: Sitting, out: Path, job: tuple[Any, ...]) -> Rows:
+    """One scenario: a row for each of its methods, as far as the time reaches."""
+    dataset, scenario, seed, methods, profile = job
+    told = dict(dataset=dataset, scenario=scenario, seed=seed, profile=profile)
+    study = sitting.study(dataset, scenario, seed=seed, profile=profile)
+    needs, start = expected(sitting, study, methods[-1]), time.time()
+    left = sitting.deadline - start
+    if needs >= left:
+        yield dict(kind="extrapolated", method=methods[-1], seconds=needs, left=left) | told
+        return
+    alarm(left)
+    try:
+        for method in methods:
+            metrics = study[method].metrics
+            folder = study.path(method)
+            shutil.copytree(folder, out / "runs" / folder.relative_to(sitting.runs))
+            spent = time.time() - start  # with all before it in the plan
+            found = dict(kind="scenario", seconds=spent, method=method, expected_seconds=needs)
+            found |= {name: metrics.get(name) for name in ("auroc", "auroc_low", "auroc_high")}
+            yield found | told | dict(commit=stamp()["commit"])
+    except OutOfTime:
+        yield dict(kind="stopped", method=method, seconds=time.time() - start) | told
+    except Exception as error:
+        yield failure(f"{method} on {dataset} {scenario}", error)
+    finally:
+        alarm(0)
+
+
+WORKER: list[Sitting] = []  # of a worker's process
+
+
+def enter(file: Path, device: torch.device, deadline: float, tiny: bool, threads: int) -> None:
+    """Begin a worker's process."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    data, rows, commit = pickle.loads(file.read_bytes())
+    stamp()["commit"] = commit
+    WORKER.append(Sitting(data, device, deadline=deadline, tiny=tiny))
+    WORKER[0].rows = rows
+
+
+def work(out: Path, job: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """The rows of a job, measured in a worker's process."""
+    return list(measured(WORKER[0], out, job))
+
+
+def scenarios(sitting: Sitting, out: Path, seeds: int, workers: int) -> Rows:
+    """The methods on the scenarios, `workers` at a time: a network alone leaves a GPU idle."""
+    jobs, file = jobs_of(sitting.data, seeds), sitting.runs / "data.pickle"
+    content = pickle.dumps((sitting.data, sitting.rows, stamp()["commit"]), protocol=5)
+    file.write_bytes(content)
+    told = (
+        sitting.device,
+        sitting.deadline,
+        sitting.tiny,
+        max(1, torch.get_num_threads() // workers),
+    )
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, enter, (file, *told)) as pool:
+        for done in as_completed([pool.submit(work, out, job) for job in jobs]):
+            yield from done.result()
+
+
+def alarm(seconds: float) -> None:
+    """Raise OutOfTime in so many seconds; 0 takes that back."""
+
+    def stop(*_: Any) -> None:
+        raise OutOfTime
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def failure(what: str, error: Exception) -> dict[str, Any]:
@@ -285,22 +354,24 @@ def failure(what: str, error: Exception) -> dict[str, Any]:
     return dict(kind="error", what=what, error=f"{type(error).__name__}: {error}")
 
 
-def all_rows(sitting: Sitting, out: Path, seeds: int) -> Rows:
+def all_rows(sitting: Sitting, out: Path, asked: argparse.Namespace) -> Rows:
     """Everything, in order of worth."""
     gpu = dict(stamp()["machine"]) | {"torch": torch.__version__, "device": str(sitting.device)}
-    yield dict(kind="machine", commit=stamp()["commit"], **gpu)
+    yield dict(kind="machine", commit=stamp()["commit"], workers=asked.workers, **gpu)
     for dataset, ((train, test), names, same) in sitting.data.items():
         counts = dict(train=len(train.labels), test=len(test.labels), scenarios=names)
         yield dict(kind="data", dataset=dataset, same_pixels=all(same), **counts)
-    first, (_, names, _) = next(iter(sitting.data.items()))
-    steps = {"ceilings": ceilings(sitting), "parity": parity(sitting, first, names[0])}
-    steps |= {
-        f"speed on {dataset}": speeds(sitting, dataset, names[0])
-        for dataset, (_, names, _) in sitting.data.items()
+    first = {name: names[0] for name, (_, names, _) in sitting.data.items()}
+    made = {
+        "ceilings": [ceilings(sitting)],
+        "parity": [parity(sitting, *next(iter(first.items())))],
+        "speed": [speeds(sitting, *each) for each in first.items()],
+        "scenarios": [scenarios(sitting, out, asked.seeds, asked.workers)],
     }
-    for what, rows in (steps | {"scenarios": scenarios(sitting, out, seeds)}).items():
+    for what in asked.steps:
         try:
-            yield from rows
+            for rows in made[what]:
+                yield from rows
         except Exception as error:
             yield failure(what, error)
 
@@ -313,34 +384,39 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=4, help="processes that train at a time")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--tiny", action="store_true", help="budgets of seconds: read no number")
     asked = parser.parse_args()
-    start, deadline = time.monotonic(), time.monotonic() + 60 * asked.minutes
-
-    def stop(*_: Any) -> None:
-        raise OutOfTime
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 60 * asked.minutes)
+    if asked.tiny:
+        asked.seeds, asked.workers = 1, 2
+    start, deadline = time.time(), time.time() + 60 * asked.minutes - 10
     if (note := Path("pack.json")).is_file():  # no repository lies around an unpacked pack
         stamp()["commit"] = json.loads(note.read_text(encoding="utf-8"))["commit"]
+    files = sorted(asked.data.glob("*.npz"), key=lambda f: not datasets()[f.stem]["mirror"])
+    data = {file.stem: unpacked(file) for file in files}  # photographs first: most is to be gained
     device = training.pick_device(asked.device)
-    sitting = Sitting(asked.data, device, deadline=deadline, tiny=asked.tiny)
+    sitting = Sitting(data, device, deadline=deadline, tiny=asked.tiny)
     asked.out.mkdir(parents=True, exist_ok=True)
-    with (asked.out / "rows.jsonl").open("a", encoding="utf-8") as file:
+    table = asked.out / "rows.jsonl"
+    if table.exists():
+        sitting.rows += map(json.loads, table.read_text(encoding="utf-8").splitlines())
+    with table.open("a", encoding="utf-8") as file:
 
         def write(row: dict[str, Any]) -> None:
-            line = json.dumps(row | {"at": round(time.monotonic() - start, 2)}, default=float)
+            sitting.rows.append(row)
+            line = json.dumps(row | {"at": round(time.time() - start, 2)}, default=float)
             print(line, file=file, flush=True)
             print(line, flush=True)
 
         try:
-            for row in all_rows(sitting, asked.out, asked.seeds if not asked.tiny else 1):
+            alarm(60 * asked.minutes)  # workers stop themselves before
+            for row in all_rows(sitting, asked.out, asked):
                 write(row)
         except OutOfTime:
             write(dict(kind="stopped", what="before any scenario was measured"))
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            alarm(0)
             shutil.rmtree(sitting.runs, ignore_errors=True)
 
 

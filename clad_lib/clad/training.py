@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from clad_lib.clad.networks import Clusters, ConvAutoencoder, ResNet18, Trained, statistics
+from clad_lib.clad.steps import as_unit, step_of
 from clad_lib.config import Optimiser, Schedule, Settings
 from clad_lib.data.split import Split
 
@@ -25,12 +26,6 @@ OPTIMISERS: dict[str, Callable[..., Any]] = {
 
 class TrainingError(RuntimeError):
     """Training that cannot go on, with what was seen and what to do."""
-
-
-def as_unit(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1], other tensors as they are; images become channels-last."""
-    tensor = images.float().div_(255) if images.dtype == torch.uint8 else images
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -116,11 +111,14 @@ def fit(
         sizes[-2:] = [batch_size + 1]  # one image has no spread to normalise by
     epochs = epochs_for(count, epochs=epochs, batch_size=batch_size, min_steps=min_steps)
     order = torch.Generator().manual_seed(seed)
-    stepping = _stepping(model, optimizer, schedule, lr, weight_decay, epochs * len(sizes))
+    steps = epochs * len(sizes)
+    stepping = _stepping(model, optimizer, schedule, lr, weight_decay, steps)
+    step = step_of(model, loss, device=device, size=sizes[0], steps=steps)
     with tqdm(total=epochs, desc=title, unit="epoch", disable=not progress) as bar:
         for epoch in range(epochs):
             rows = torch.randperm(count, generator=order) if shuffle else torch.arange(count)
-            losses.append(_epoch(model, loss, tensors, rows.to(device).split(sizes), *stepping))
+            model.train()
+            losses.append(_epoch(step, tensors, rows.to(device).split(sizes), *stepping))
             if not math.isfinite(losses[-1]):
                 seen = f"loss is {losses[-1]} after epoch {epoch + 1}"
                 raise TrainingError(f"{title}: {seen}: try a learning rate below {lr:g}")
@@ -139,16 +137,13 @@ def _stepping(model, optimizer, schedule, lr, weight_decay, steps) -> tuple[Any,
     return stepper, torch.optim.lr_scheduler.ConstantLR(stepper, factor=1)
 
 
-def _epoch(model, loss, tensors, batches, stepper, scheduler) -> float:
-    model.train()
+def _epoch(step, tensors, batches, stepper, scheduler) -> float:
     total = torch.zeros((), device=tensors[0].device)
     for index in batches:
-        stepper.zero_grad()
-        value = loss(model, *(as_unit(tensor[index]) for tensor in tensors))
-        value.backward()
+        value = step(*(tensor[index] for tensor in tensors))
         stepper.step()
         scheduler.step()
-        total += value.detach() * len(index)
+        total += value * len(index)
     return float(total / len(tensors[0]))
 
 

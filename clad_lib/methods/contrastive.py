@@ -61,7 +61,8 @@ def crops(images: Tensor) -> Tensor:
 def coding_rate(points: Tensor) -> Tensor:
     """Points (n, D) of unit length -> half log det(I + D / (n DISTORTION^2) Z Z')."""
     share = points.shape[1] / (len(points) * DISTORTION**2)
-    return torch.logdet(torch.eye(len(points)).to(points) + share * points @ points.T) / 2
+    one = torch.eye(len(points), device=points.device)
+    return torch.logdet(one + share * points @ points.T) / 2
 
 
 def contrastive_network(split: Split, settings: Settings) -> Trained:

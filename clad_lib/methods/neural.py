@@ -90,24 +90,24 @@ def occnn(split: Split, settings: Settings, autoencoder: Trained) -> FittedScore
     with seeded(settings.seed):
         head = nn.Sequential(nn.ReLU(), nn.Linear(512, 1), nn.Flatten(0))
     head.to(device_of(encoder))
-    draws = torch.Generator().manual_seed(settings.seed)
 
     def cross_entropy(model: nn.Module, batch: Tensor) -> Tensor:
-        noise = torch.randn(batch.shape, generator=draws).to(batch.device) * NOISE
+        noise = torch.randn(batch.shape, device=batch.device) * NOISE
         logits = model(torch.cat([batch, noise]))  # (2 n,)
         labels = torch.arange(len(logits), device=logits.device) >= len(batch)
         return binary_cross_entropy_with_logits(logits, labels.float())
 
-    fit(
-        head,
-        cross_entropy,
-        features,
-        epochs=1,
-        batch_size=64,
-        lr=1e-4,
-        seed=settings.seed,
-        min_steps=settings.occnn_steps,
-        title="OCCNN",
-        progress=settings.progress,
-    )
+    with seeded(settings.seed):
+        fit(
+            head,
+            cross_entropy,
+            features,
+            epochs=1,
+            batch_size=64,
+            lr=1e-4,
+            seed=settings.seed,
+            min_steps=settings.occnn_steps,
+            title="OCCNN",
+            progress=settings.progress,
+        )
     return FittedScorer(partial(infer, encoder.append(head)), tuple(split.train.shape[1:]))

@@ -90,11 +90,17 @@ def test_what_does_not_fit_is_extrapolated_from_seconds_an_epoch(tmp_path):
     pack_for_gpu.pack(["digits:MIX"], tmp_path)
     with zipfile.ZipFile(tmp_path / "gpu-digits.zip") as archive:
         archive.extract("data/digits.npz", tmp_path)
-    late = gpu.Sitting(tmp_path / "data", torch.device("cpu"), deadline=0.0, tiny=False)
-    late.costs = {("digits", "autoencoder"): (2.0, 0.01), ("digits", "classifier"): (0.0, 0.1)}
-    rows = list(gpu.scenarios(late, tmp_path / "out", seeds=2))
+    data = {"digits": gpu.unpacked(tmp_path / "data" / "digits.npz")}
+    late = gpu.Sitting(data, torch.device("cpu"), deadline=0.0, tiny=False)
+    late.rows = [
+        dict(stage="autoencoder", dataset="digits", seconds_before=2.0, seconds_an_image=0.01),
+        dict(stage="autoencoder", dataset="mnist", seconds_before=9.0, seconds_an_image=0.09),
+        dict(stage="classifier", dataset="mnist", seconds_before=0.0, seconds_an_image=0.1),
+    ]
+    jobs = gpu.jobs_of(data, seeds=2)
+    rows = [row for job in jobs for row in gpu.measured(late, tmp_path / "out", job)]
     assert {row["kind"] for row in rows} == {"extrapolated"}
-    assert [row["method"] for row in rows] == ["ODIN", "Fused", "DeepSVDD"] * 2
+    assert [row["method"] for row in rows] == ["KNN", "Fused", "DeepSVDD"] * 2
     count = len(late.study("digits", "MIX").split.train)
     assert rows[0]["seconds"] == pytest.approx(2 + 100 * count * 0.01 + 100 * count * 0.1)
     assert not (tmp_path / "out").exists()
