@@ -22,7 +22,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
@@ -394,7 +394,8 @@ def main() -> None:
     if (note := Path("pack.json")).is_file():  # no repository lies around an unpacked pack
         stamp()["commit"] = json.loads(note.read_text(encoding="utf-8"))["commit"]
     files = sorted(asked.data.glob("*.npz"), key=lambda f: not datasets()[f.stem]["mirror"])
-    data = {file.stem: unpacked(file) for file in files}  # photographs first: most is to be gained
+    with ThreadPoolExecutor() as pool:  # photographs first: there most is to be gained
+        data = dict(zip([file.stem for file in files], pool.map(unpacked, files), strict=True))
     device = training.pick_device(asked.device)
     sitting = Sitting(data, device, deadline=deadline, tiny=asked.tiny)
     asked.out.mkdir(parents=True, exist_ok=True)
