@@ -52,9 +52,14 @@ class OdinGrid(NamedTuple):
 
 def outputs(classifier: ResNet18, images: Tensor) -> Outputs:
     """Logits and features, float32 on the CPU, of images (N, C, H, W) by one pass in eval mode."""
-    by: Any = dict(batch_size=256, bf16=True)
+    by: Any = dict(batch_size=batch_for(classifier, images), bf16=True)
     features = infer(classifier, images, function=classifier.features, **by)
     return Outputs(infer(classifier, features, function=classifier.logits, **by), features)
+
+
+def batch_for(model: nn.Module, images: Tensor) -> int:
+    """How many images (N, C, S, S) to compute at a time: on a GPU so many that it is busy."""
+    return 256 if device_of(model).type == "cpu" else max(1, 2**20 // images.shape[2:].numel())
 
 
 def odin(
@@ -64,7 +69,7 @@ def odin(
     temperature: float = 1000.0,
     epsilon: float = 0.0014,
     unit: Unit = "pixel",
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> Tensor:
     """ODIN (Liang, Li, Srikant 2018): confidence after a small step that raises it.
 
@@ -74,6 +79,7 @@ def odin(
     images (N, C, H, W), uint8 or float32 in [0, 1] -> (N,) float64 on the CPU. `epsilon` is in
     pixels, or with the `published` unit in 161.4 standard deviations of each channel, as the
     published code steps. x' is not clipped, as in the paper. The classifier stays as it is.
+    `batch_size` is what the device likes, if not given.
 
     Raises ValueError for a temperature of 0 or less or a negative epsilon.
     """
@@ -88,7 +94,7 @@ def odin_grid(
     temperatures: Sequence[float],
     epsilons: Sequence[float],
     unit: Unit = "pixel",
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """`odin` at each temperature and epsilon: (T, E, N), by one gradient for all epsilons."""
     if not min(epsilons) >= 0:
@@ -98,7 +104,7 @@ def odin_grid(
         (1.0, 1.0) if unit == "pixel" else (PUBLISHED_ODIN_FACTOR, classifier.standardise.std)
     )
     with evaluating(classifier), precision(device):
-        for rows in torch.arange(len(images)).split(batch_size):
+        for rows in torch.arange(len(images)).split(batch_size or batch_for(classifier, images)):
             leaf = as_unit(images[rows].to(device)).detach().requires_grad_(True)
             plain = classifier(leaf)
             for i, temperature in enumerate(temperatures):
