@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import re
 import statistics
@@ -31,6 +32,8 @@ def cells() -> list[tuple[str, str, str, str, str]]:
     text = (HOME / "results" / "README.md").read_text(encoding="utf-8")
     found = []
     for mark, table in re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL):
+        if mark == "gpu":  # no AUROC
+            continue
         profile = "paper" if mark == "published" else "fast"
         lines = [
             [cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")
@@ -60,6 +63,22 @@ def test_a_cell_of_the_tables_is_the_mean_of_its_rows(cell):
         assert float(spread) == pytest.approx(statistics.stdev(values), abs=0.051)
     else:
         assert spread is None
+
+
+def test_the_table_of_speeds_on_a_gpu_is_that_of_its_rows():
+    rows = (HOME / "results" / "gpu.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in rows]
+    speeds = {f"{row['what']} ({row['dataset']})": row for row in rows if row["kind"] == "speed"}
+    most = next(row for row in rows if row.get("what") == "matrix product, bfloat16")
+    text = (HOME / "results" / "README.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- gpu -->\n(.*?)\n<!-- end -->", text, re.DOTALL).group(1)
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
+    assert {line[0] for line in lines[2:]} == set(speeds)
+    for what, _, rate, _, share in lines[2:]:
+        row = speeds[what]
+        assert float(rate.replace(",", "")) == pytest.approx(row["images_a_second"], abs=0.51)
+        expected = row["flop_an_image"] / row["seconds_an_image"] / most["flop_a_second"]
+        assert float(share.removesuffix(" %")) / 100 == pytest.approx(expected, rel=0.06)
 
 
 @pytest.mark.slow

@@ -176,7 +176,22 @@ def made_tables(folder: Path = RESULTS) -> dict[str, str]:
         "scores": markdown(groups[0], SCORES, best),
         "single": markdown(groups[1], [*paper, *BEYOND[1:]], set(), paper=True),
         "published": markdown(published, SCORES, set(), paper=True),
+        "gpu": speeds_on_gpu(folder / "gpu.jsonl"),
     }
+
+
+def speeds_on_gpu(path: Path) -> str:
+    """Markdown table of what benchmarks/gpu.py measured: what trains and scores how fast."""
+    measured = pd.read_json(path, lines=True, dtype=False)
+    ceiling = measured[measured.what == "matrix product, bfloat16"].flop_a_second.iloc[-1]
+    lines = [["what", "images", "a second", "GFLOP an image", "share of the matrix product"]]
+    lines.append(["---"] * 5)
+    for row in measured[measured.kind == "speed"].itertuples():
+        rate, flop = row.images_a_second, row.flop_an_image
+        share = f"{100 * rate * flop / ceiling:.2g} %"
+        what = f"{row.what} ({row.dataset})"
+        lines.append([what, f"{row.images:,.0f}", f"{rate:,.0f}", f"{flop / 1e9:.2g}", share])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cannot_be_told(table: pd.DataFrame, pairs: pd.DataFrame, level: float = 0.05) -> set[tuple]:

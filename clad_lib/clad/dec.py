@@ -100,10 +100,11 @@ def clusters(
     min_steps and batch_target. `watch` is called with the model before training and after each
     epoch. Raises ValueError for fewer images than clusters, and where all fall into one cluster.
     """
-    images, plain = split.train, cast(Any, autoencoder.model)
+    plain = cast(Any, autoencoder.model)
+    device, images = device_of(plain), split.train.to(device_of(plain))
     latents = infer(plain, images, function=plain.encode).numpy()
     best = kmeans(latents, settings.clusters, inits=settings.kmeans_inits, seed=settings.seed)
-    centroids, device = torch.from_numpy(best.cluster_centers_), device_of(plain)
+    centroids = torch.from_numpy(best.cluster_centers_)
     model = DEC(copy.deepcopy(plain), centroids).to(device)
     soft, churn, entropy = infer(model, images), list[float](), list[float]()
     target = target_distribution(soft).to(device)
