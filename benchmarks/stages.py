@@ -21,6 +21,9 @@ from sides import Row, asked, in_turn, ratios, show
 from clad_lib.study.store import RECORD
 
 
+LEAST = 0.01  # of all seconds: what takes less is not named
+
+
 def main() -> None:
     """Run the study once in an empty folder, then ask for help three times."""
     options = asked(__doc__)
@@ -35,7 +38,10 @@ def main() -> None:
         steps[each["stage"]] += each.get("seconds") or 0
     total = sum(steps.values())
     told = f"all steps, one after the other ({total:.0f} s)"
-    rows = [Row(name, told, total / took) for name, took in steps.most_common() if took]
+    large = [(name, took) for name, took in steps.most_common() if took >= LEAST * total]
+    rows = [Row(name, told, total / took) for name, took in large]
+    rest = total - sum(took for _, took in large)
+    rows.append(Row(f"the other {len(steps) - len(large)} steps", told, total / rest))
     rows.append(Row(f"the whole study ({whole:.0f} s)", told, total / whole))
     sides = {
         "help": partial(_run, "-m", "clad_lib", "--help"),
