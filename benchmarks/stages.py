@@ -20,7 +20,6 @@ from sides import Row, asked, in_turn, ratios, show
 
 from clad_lib.study.store import RECORD
 
-
 LEAST = 0.01  # of all seconds: what takes less is not named
 
 
