@@ -16,13 +16,13 @@ import hashlib
 import json
 import lzma
 import multiprocessing
-import pickle
+import queue
 import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
@@ -45,7 +45,7 @@ from clad_lib.data.reading import PARTS
 from clad_lib.data.scenarios import get_scenario, make_split, split_key
 from clad_lib.methods.contrastive import CROPS
 from clad_lib.methods.rotation import BATCHES
-from clad_lib.methods.scorers import TURNS
+from clad_lib.methods.scorers import TURNS, held_out
 from clad_lib.study.engine import Study
 from clad_lib.study.stages import Places, needed
 from clad_lib.study.store import stamp
@@ -75,6 +75,10 @@ class Sitting:
         self.runs = Path(tempfile.mkdtemp(prefix="clad-gpu-"))
         self.rows: list[dict[str, Any]] = []
 
+    def close(self) -> None:
+        """Remove what was made on the way."""
+        shutil.rmtree(self.runs, ignore_errors=True)
+
     @property
     def ceiling(self) -> float:
         """FLOP a second of a matrix product in bfloat16, as measured last."""
@@ -89,7 +93,7 @@ class Sitting:
         found = [row for row in self.rows if row.get("stage") == stage]
         if not found:
             return 0.0, 0.0
-        nearest = max(found, key=lambda row: row["dataset"] == dataset)
+        nearest = max(reversed(found), key=lambda row: row["dataset"] == dataset)
         sides = [datasets()[name]["size"] for name in (dataset, nearest["dataset"])]
         here, there = (min(side, 32) if stage in VIEWS else side for side in sides)
         return nearest["seconds_before"], nearest["seconds_an_image"] * (here / there) ** 2
@@ -209,13 +213,12 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
         sitting.study(dataset, scenario, profile="paper", max_train=most).with_settings(**short)
         for most in sizes
     )
-    count = len(whole.split.train)
     for stage, setting in EPOCHS.items():
         if stage == "contrastive_network" and not whole.split.scenario.mirror:
             continue
 
         def trained(study: Study, epochs: int, stage: str = stage, setting: str = setting) -> Any:
-            views = VIEWS[stage] * len(study.split.train) if stage in VIEWS else 1
+            views = VIEWS[stage] * shown(study, stage) if stage in VIEWS else 1
             with patch.dict(BATCHES, {0: max(BATCHES.values())}):  # the steps of `best`
                 return study.with_settings(**{setting: epochs * views}).fit(stage)
 
@@ -225,7 +228,7 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
             return counter.get_total_flops()
 
         _ = [study[need] for study in (small, whole) for need in needed([stage])[:-1]]
-        each = (flop(3) - flop(1)) / 2 / len(small.split.train)
+        each, count = (flop(3) - flop(1)) / 2 / shown(small, stage), shown(whole, stage)
         with patch.object(steps, "LEAST", 0):  # as in long trainings
             one, three = (sitting.seconds(partial(trained, whole, epochs)) for epochs in (1, 3))
         epoch = max((three - one) / 2, 1e-9)
@@ -250,6 +253,12 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
             gain = len(images) / spent / (len(looped) / alone)
             told = dict(dataset=dataset, times_as_fast_in_batches=gain)
             yield sitting.speed("ODIN image by image", len(looped), alone, each * 4 / 3, **told)
+
+
+def shown(study: Study, stage: str) -> int:
+    """How many images a stage trains on: Rotation and Contrastive hold some out."""
+    held = held_out(study.split.train_tracks, seed=study.config.seed) if stage in VIEWS else [0]
+    return len(study.split.train) - int(sum(held))
 
 
 def expected(sitting: Sitting, study: Study, method: str) -> float:
@@ -284,18 +293,19 @@ def measured(sitting: Sitting, out: Path, job: tuple[Any, ...]) -> Rows:
     """One scenario: a row for each of its methods, as far as the time reaches."""
     dataset, scenario, seed, methods, profile = job
     told = dict(dataset=dataset, scenario=scenario, seed=seed, profile=profile)
-    study = sitting.study(dataset, scenario, seed=seed, profile=profile)
-    needs, start = expected(sitting, study, methods[-1]), time.time()
-    left = sitting.deadline - start
-    if needs >= left:
-        yield dict(kind="extrapolated", method=methods[-1], seconds=needs, left=left) | told
-        return
-    alarm(left)
+    start, method = time.time(), methods[-1]
     try:
+        study = sitting.study(dataset, scenario, seed=seed, profile=profile)
+        needs, left = expected(sitting, study, method), sitting.deadline - start
+        if needs >= left:
+            yield dict(kind="extrapolated", method=method, seconds=needs, left=left) | told
+            return
+        alarm(left)
         for method in methods:
             metrics = study[method].metrics
             folder = study.path(method)
-            shutil.copytree(folder, out / "runs" / folder.relative_to(sitting.runs))
+            there = out / "runs" / folder.relative_to(sitting.runs)
+            shutil.copytree(folder, there, dirs_exist_ok=True)
             spent = time.time() - start  # with all before it in the plan
             found = dict(kind="scenario", seconds=spent, method=method, expected_seconds=needs)
             found |= {name: metrics.get(name) for name in ("auroc", "auroc_low", "auroc_high")}
@@ -308,39 +318,56 @@ def measured(sitting: Sitting, out: Path, job: tuple[Any, ...]) -> Rows:
         alarm(0)
 
 
-WORKER: list[Sitting] = []  # of a worker's process
-
-
-def enter(file: Path, device: torch.device, deadline: float, tiny: bool, threads: int) -> None:
-    """Begin a worker's process."""
+def work(jobs: Any, rows: Any, made: tuple[Any, ...], out: Path, commit: str) -> None:
+    """Measure jobs in a process of its own, until there is None; so ends what it gives."""
+    *told, deadline, tiny, known, threads = made
     torch.set_num_threads(threads)
     threadpool_limits(threads)
-    data, rows, commit = pickle.loads(file.read_bytes())
     stamp()["commit"] = commit
-    WORKER.append(Sitting(data, device, deadline=deadline, tiny=tiny))
-    WORKER[0].rows = rows
-
-
-def work(out: Path, job: tuple[Any, ...]) -> list[dict[str, Any]]:
-    """The rows of a job, measured in a worker's process."""
-    return list(measured(WORKER[0], out, job))
+    sitting = Sitting(*told, deadline=deadline, tiny=tiny)
+    sitting.rows = known
+    try:
+        while (job := jobs.get()) is not None:
+            for row in measured(sitting, out, job):
+                rows.put(row)
+    finally:
+        sitting.close()
+        rows.put(None)
 
 
 def scenarios(sitting: Sitting, out: Path, seeds: int, workers: int) -> Rows:
-    """The methods on the scenarios, `workers` at a time: a network alone leaves a GPU idle."""
-    jobs, file = jobs_of(sitting.data, seeds), sitting.runs / "data.pickle"
-    content = pickle.dumps((sitting.data, sitting.rows, stamp()["commit"]), protocol=5)
-    file.write_bytes(content)
-    told = (
-        sitting.device,
-        sitting.deadline,
-        sitting.tiny,
-        max(1, torch.get_num_threads() // workers),
-    )
+    """The methods on the scenarios, `workers` at a time: a network alone leaves a GPU idle.
+
+    What earlier rows have is left out.
+    """
+    names = ("dataset", "scenario", "seed", "method", "profile")
+    done = {tuple(map(row.get, names)) for row in sitting.rows if row["kind"] == "scenario"}
+    todo = [
+        (*place, methods, profile)
+        for *place, methods, profile in jobs_of(sitting.data, seeds)
+        if (*place, methods[-1], profile) not in done
+    ]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, enter, (file, *told)) as pool:
-        for done in as_completed([pool.submit(work, out, job) for job in jobs]):
-            yield from done.result()
+    jobs, rows = context.Queue(), context.Queue()
+    for job in [*todo, *[None] * workers]:
+        jobs.put(job)
+    threads = max(1, torch.get_num_threads() // workers)
+    made = sitting.data, sitting.device, sitting.deadline, sitting.tiny, sitting.rows, threads
+    told = jobs, rows, made, out, stamp()["commit"]
+    crew = [context.Process(target=work, args=told, daemon=True) for _ in range(workers)]
+    for each in crew:
+        each.start()
+    while workers:
+        try:
+            row = rows.get(timeout=5)
+        except queue.Empty:
+            if not any(each.is_alive() for each in crew):
+                raise RuntimeError("workers ended before their jobs did") from None
+            continue
+        if row is None:
+            workers -= 1
+        else:
+            yield row
 
 
 def alarm(seconds: float) -> None:
@@ -415,14 +442,14 @@ def main() -> None:
             print(line, flush=True)
 
         try:
-            alarm(60 * asked.minutes)  # workers stop themselves before
+            alarm(deadline + 10 - time.time())  # workers stop themselves before
             for row in all_rows(sitting, asked.out, asked):
                 write(row)
         except OutOfTime:
-            write(dict(kind="stopped", what="before any scenario was measured"))
+            write(dict(kind="stopped", what="before all was measured"))
         finally:
             alarm(0)
-            shutil.rmtree(sitting.runs, ignore_errors=True)
+            sitting.close()
 
 
 if __name__ == "__main__":

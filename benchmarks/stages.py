@@ -40,7 +40,8 @@ def main() -> None:
     large = [(name, took) for name, took in steps.most_common() if took >= LEAST * total]
     rows = [Row(name, told, total / took) for name, took in large]
     rest = total - sum(took for _, took in large)
-    rows.append(Row(f"the other {len(steps) - len(large)} steps", told, total / rest))
+    if rest:
+        rows.append(Row(f"the other {len(steps) - len(large)} steps", told, total / rest))
     rows.append(Row(f"the whole study ({whole:.0f} s)", told, total / whole))
     sides = {
         "help": partial(_run, "-m", "clad_lib", "--help"),

@@ -69,7 +69,7 @@ def test_the_table_of_speeds_on_a_gpu_is_that_of_its_rows():
     rows = (HOME / "results" / "gpu.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in rows]
     speeds = {f"{row['what']} ({row['dataset']})": row for row in rows if row["kind"] == "speed"}
-    most = next(row for row in rows if row.get("what") == "matrix product, bfloat16")
+    most = [row for row in rows if row.get("what") == "matrix product, bfloat16"][-1]
     text = (HOME / "results" / "README.md").read_text(encoding="utf-8")
     table = re.search(r"<!-- gpu -->\n(.*?)\n<!-- end -->", text, re.DOTALL).group(1)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]

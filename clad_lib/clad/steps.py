@@ -34,13 +34,17 @@ class CapturedStep(Step):
     """The same on CUDA, where a network of small layers waits for its launches.
 
     After WARM batches of one size the step is captured as a CUDA graph, which later batches of that
-    size replay as a whole; others are computed operation by operation. What the loss reads beside
-    the batch must stay in its place on the device, and random numbers come from torch's generator.
+    size replay as a whole; others are computed operation by operation. The loss is called no more:
+    what it reads beside the batch must stay in its place on the device and change there, nothing
+    may wait for the device, and random numbers come from torch's own generator.
     """
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], size: int):
+    def __init__(
+        self, model: nn.Module, loss: Callable[..., Tensor], *, device: torch.device, size: int
+    ):
         super().__init__(model, loss)
-        self.size, self.seen, self.graph = size, 0, torch.cuda.CUDAGraph()
+        self.device, self.size, self.seen = device, size, 0
+        self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
         self.parameters = [each for each in model.parameters() if each.requires_grad]
         self.inputs, self.value = list[Tensor](), torch.empty(())
         self.gradient: Sequence[Any] = ()
@@ -50,16 +54,22 @@ class CapturedStep(Step):
         if len(batch[0]) != self.size:
             return super().__call__(*batch)
         self.seen += 1
-        if self.seen <= WARM:
-            stream = torch.cuda.Stream()  # capturing wants that nothing ran on the usual one
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                value = super().__call__(*batch)
-            torch.cuda.current_stream().wait_stream(stream)
-            return value
+        with torch.cuda.device(self.device):
+            return self._warm(*batch) if self.seen <= WARM else self._replay(*batch)
+
+    def _warm(self, *batch: Tensor) -> Tensor:
+        usual = torch.cuda.current_stream()
+        self.stream.wait_stream(usual)
+        with torch.cuda.stream(self.stream):  # capturing wants that nothing ran on the usual one
+            value = super().__call__(*batch)
+        usual.wait_stream(self.stream)
+        return value
+
+    def _replay(self, *batch: Tensor) -> Tensor:
         if not self.inputs:
             self.inputs = [each.clone() for each in batch]
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            mode = "thread_local"  # other threads may go on
+            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode=mode):
                 self.value = super().__call__(*self.inputs)
             self.gradient = [each.grad for each in self.parameters]
         for place, each in zip(self.inputs, batch, strict=True):
@@ -75,5 +85,5 @@ def step_of(
 ) -> Step:
     """What makes `steps` steps of batches of `size` fastest."""
     if device.type == "cuda" and steps >= LEAST:
-        return CapturedStep(model, loss, size)
+        return CapturedStep(model, loss, device=device, size=size)
     return Step(model, loss)

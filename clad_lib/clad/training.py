@@ -96,8 +96,9 @@ def fit(
     (Smith & Topin 2019, peak at `lr`). The order of the batches depends on `seed` alone; a last
     batch of one image joins the one before where a batch norm could not normalise it. By returning
     True `on_epoch_end(epoch, mean_loss)` ends training; it may rewrite data on the model's device,
-    which are not copied. An interrupt leaves a usable model. Raises ValueError for data that do not
-    fit, TrainingError when the loss is not finite.
+    which are not copied. On CUDA `loss` is captured, as CapturedStep says. An interrupt leaves a
+    usable model. Raises ValueError for data that do not fit, TrainingError when the loss is not
+    finite.
     """
     if len({len(tensor) for tensor in data}) != 1 or not len(data[0]):
         raise ValueError(f"got data of lengths {[len(t) for t in data]}: expected equal, above 0")

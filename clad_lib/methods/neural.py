@@ -92,7 +92,7 @@ def occnn(split: Split, settings: Settings, autoencoder: Trained) -> FittedScore
     head.to(device_of(encoder))
 
     def cross_entropy(model: nn.Module, batch: Tensor) -> Tensor:
-        noise = torch.randn(batch.shape, device=batch.device) * NOISE
+        noise = torch.randn(batch.shape, device=batch.device) * NOISE  # of the usual generator
         logits = model(torch.cat([batch, noise]))  # (2 n,)
         labels = torch.arange(len(logits), device=logits.device) >= len(batch)
         return binary_cross_entropy_with_logits(logits, labels.float())

@@ -58,16 +58,17 @@ def captured(monkeypatch):
     made, graph = [], contextlib.nullcontext
 
     def step_of(model, loss, *, device, size, steps: int):
-        step = made_step(model, loss, size)
+        step = made_step(model, loss, device=device, size=size)
         step.graph.step = step
         made.append(step)
         return step
 
     made_step = steps.CapturedStep
     stream = type("Stream", (), {"wait_stream": lambda self, other: None})
+    monkeypatch.setattr(torch.cuda, "device", lambda _: graph())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Replayed)
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: graph())
-    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _: stream())
     monkeypatch.setattr(torch.cuda, "current_stream", stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: graph())
     monkeypatch.setattr("clad_lib.clad.training.step_of", step_of)
@@ -91,6 +92,7 @@ def test_steps_are_captured_on_cuda_alone_and_where_there_are_many(monkeypatch):
     few = by | dict(steps=steps.LEAST - 1)
     assert type(steps.step_of(network(), loss, device=torch.device("cuda"), **few)) is steps.Step
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "Stream", str)
     step = steps.step_of(network(), loss, device=torch.device("cuda"), **by)
     assert type(step) is steps.CapturedStep
 
