@@ -184,7 +184,7 @@ def speeds_on_gpu(path: Path) -> str:
     """Markdown table of what benchmarks/gpu.py measured: what trains and scores how fast."""
     measured = pd.read_json(path, lines=True, dtype=False)
     ceiling = measured[measured.what == "matrix product, bfloat16"].flop_a_second.iloc[-1]
-    lines = [["what", "images", "a second", "GFLOP an image", "share of the matrix product"]]
+    lines = [["what", "images", "a second", "GFLOP an image", "share of the bfloat16 product"]]
     lines.append(["---"] * 5)
     for row in measured[measured.kind == "speed"].itertuples():
         rate, flop = row.images_a_second, row.flop_an_image
