@@ -101,13 +101,13 @@ def clusters(
     epoch. Raises ValueError for fewer images than clusters, and where all fall into one cluster.
     """
     plain = cast(Any, autoencoder.model)
-    device, images = device_of(plain), split.train.to(device_of(plain))
+    images = split.train.to(device_of(plain))  # which every epoch reads
     latents = infer(plain, images, function=plain.encode).numpy()
     best = kmeans(latents, settings.clusters, inits=settings.kmeans_inits, seed=settings.seed)
     centroids = torch.from_numpy(best.cluster_centers_)
-    model = DEC(copy.deepcopy(plain), centroids).to(device)
+    model = DEC(copy.deepcopy(plain), centroids).to(images.device)
     soft, churn, entropy = infer(model, images), list[float](), list[float]()
-    target = target_distribution(soft).to(device)
+    target = target_distribution(soft).to(images.device)
     watch(model)
 
     def divergence(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
