@@ -29,7 +29,7 @@ def fit(
         float | None, typer.Option(help="share of normal images that may alarm, such as 0.01")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="also Fused, Rotation, Pretrained, CLAD, NearestImage, OCSVM, SVDD")
+        str, typer.Option(help="Fused, FusedPhotographs, Pretrained, CLAD, OCSVM, and others")
     ] = "Patches",
     mirror: Annotated[
         bool, typer.Option("--mirror", help="mirrored ones are as normal: scenes, not letters")

@@ -29,6 +29,7 @@ import torch
 
 import clad_lib
 from clad_lib.clad.dec import clusters
+from clad_lib.clad.networks import Trained
 from clad_lib.clad.training import autoencoder, seeded
 from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
@@ -41,6 +42,7 @@ from clad_lib.methods.rotation import fit_rotation, rotation, rotation_network
 from clad_lib.methods.scorers import PartScorer, held_out
 
 DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
+METHODS = ("Patches", "Rotation", "Rotation, DEC labels", "Fused", "FusedPhotographs")
 TABLE = Path(__file__).parents[1] / "results" / "development.csv"
 
 
@@ -89,26 +91,23 @@ def other_half(dataset: str, normal: tuple[int, ...]) -> set[int]:
 
 
 def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Tensor]:
-    """Scores of the test images by the method ("") and by each of its parts, name -> (N,).
+    """Scores of the test images by one of METHODS ("") and by each of its parts, name -> (N,).
 
-    Rotation, DEC labels takes the pseudo-labels of autoencoder and DEC in place of the setting
+    "Rotation, DEC labels" takes the pseudo-labels of autoencoder and DEC in place of the setting
     `rotation_labels`.
     """
-    scorer: PartScorer
     if method == "Patches":
         scorer = patches(split, settings)
         return {"": scorer(split.test), **scorer.parts(split.test)}
-    if method == "Rotation, DEC labels":
+    if method in ("Rotation", "Rotation, DEC labels"):
         with seeded(settings.seed):
-            found = clusters(split, settings, autoencoder(split, settings))
-            kept = ~held_out(split.train_tracks, seed=settings.seed)
-            labels = torch.from_numpy(found.labels)[kept]
-            network = fit_rotation(split.train[kept], labels, split, settings)
-        scorer = rotation(split, settings, network)
-        return {"": scorer(split.test), **scorer.parts(split.test)}
-    if method not in ("Fused", "FusedPhotographs"):
-        known = "Patches, Fused, FusedPhotographs, Rotation, DEC labels"
-        raise ValueError(f"unknown method {method!r}: expected {known}")
+            network = turned_by(method, split, settings)
+        turning = rotation(split, settings, network)
+        scores = turning(split.test)
+        told = {"": scores, f"accuracy {turning.accuracy:.3f}": scores}
+        return told | turning.parts(split.test)
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: expected one of {METHODS}")
     with seeded(settings.seed):
         turning = rotation(split, settings, rotation_network(split, settings))
         experts = fused(split, settings, patches(split, settings), turning)
@@ -128,6 +127,16 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
             third = contrastive(split, settings, contrastive_network(split, settings))
         told |= with_third(split, experts, third)
     return told
+
+
+def turned_by(method: str, split: Split, settings: Settings) -> Trained:
+    """The network of Rotation, by the setting `rotation_labels` or by labels of DEC."""
+    if method == "Rotation":
+        return rotation_network(split, settings)
+    found = clusters(split, settings, autoencoder(split, settings))
+    kept = ~held_out(split.train_tracks, seed=settings.seed)
+    labels = torch.from_numpy(found.labels)[kept]
+    return fit_rotation(split.train[kept], labels, split, settings)
 
 
 def with_third(split: Split, two: FusedScorer, third: PartScorer) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clad_lib.clad.networks import Clusters, ResNet18, Trained
 from clad_lib.clad.posthoc import POSTHOC, Outputs, log_confidence, msp
-from clad_lib.clad.training import as_unit, device_of, evaluating, infer, precision
+from clad_lib.clad.training import as_unit, batch_for, device_of, evaluating, infer, precision
 from clad_lib.config import Settings, Unit
 from clad_lib.data.split import Split
 
@@ -52,14 +52,9 @@ class OdinGrid(NamedTuple):
 
 def outputs(classifier: ResNet18, images: Tensor) -> Outputs:
     """Logits and features, float32 on the CPU, of images (N, C, H, W) by one pass in eval mode."""
-    by: Any = dict(batch_size=batch_for(classifier, images), bf16=True)
-    features = infer(classifier, images, function=classifier.features, **by)
-    return Outputs(infer(classifier, features, function=classifier.logits, **by), features)
-
-
-def batch_for(model: nn.Module, images: Tensor) -> int:
-    """How many images (N, C, S, S) to compute at a time: on a GPU so many that it is busy."""
-    return 256 if device_of(model).type == "cpu" else max(1, 2**20 // images.shape[2:].numel())
+    look = partial(infer, classifier, batch_size=256, bf16=True)
+    features = look(images, function=classifier.features)
+    return Outputs(look(features, function=classifier.logits), features)
 
 
 def odin(

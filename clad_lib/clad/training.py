@@ -111,8 +111,7 @@ def fit(
     if sizes[-1] == 1 < len(sizes) and any(isinstance(m, _BatchNorm) for m in model.modules()):
         sizes[-2:] = [batch_size + 1]  # one image has no spread to normalise by
     epochs = epochs_for(count, epochs=epochs, batch_size=batch_size, min_steps=min_steps)
-    order = torch.Generator().manual_seed(seed)
-    steps = epochs * len(sizes)
+    steps, order = epochs * len(sizes), torch.Generator().manual_seed(seed)
     stepping = _stepping(model, optimizer, schedule, lr, weight_decay, steps)
     step = step_of(model, loss, device=device, size=sizes[0], steps=steps)
     with tqdm(total=epochs, desc=title, unit="epoch", disable=not progress) as bar:
@@ -158,13 +157,18 @@ def infer(
 ) -> Tensor:
     """Apply `function` (the model, if not given) batch by batch in eval mode, without gradients.
 
-    images (N, ...), uint8 or float32 in [0, 1] -> (N, ...) float32 on the CPU. `bf16` computes in
-    bfloat16 where the device gains from it. The modes of the model's parts are restored.
+    images (N, ...), uint8 or float32 in [0, 1] -> (N, ...) float32 on the CPU. `batch_size` is for
+    a CPU. `bf16` computes in bfloat16 where the device gains from it. Modes are restored.
     """
-    device = device_of(model)
+    device, batch_size = device_of(model), batch_for(model, images, batch_size)
     with evaluating(model), torch.no_grad(), precision(device, enabled=bf16):
         batches = (as_unit(batch.to(device)) for batch in images.split(batch_size))
         return torch.cat([(function or model)(batch).float().cpu() for batch in batches])
+
+
+def batch_for(model: nn.Module, images: Tensor, few: int = 256) -> int:
+    """How many images (N, C, S, S) to take at a time: `few` on a CPU; a GPU is kept busy."""
+    return few if device_of(model).type == "cpu" else max(1, 2**20 // images.shape[2:].numel())
 
 
 @contextlib.contextmanager

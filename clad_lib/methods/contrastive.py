@@ -71,11 +71,10 @@ def contrastive_network(split: Split, settings: Settings) -> Trained:
     Also reads device. It holds out the training images that Rotation holds out. Raises
     NotApplicable where images may not be mirrored or have fewer than LEAST pixels a side.
     """
-    side = split.train.shape[-1]
-    mirror = split.scenario.mirror
+    side, mirror = split.train.shape[-1], split.scenario.mirror
     if not mirror or side < LEAST:
         got = f"images have {side} pixels a side, mirror is {mirror}"
-        wanted = f"photographs that may be mirrored, of {LEAST} pixels or more"
+        wanted = f"photographs of {LEAST} pixels or more that may be mirrored (`clad fit --mirror`)"
         raise NotApplicable(f"{got}: Contrastive expects {wanted}; use Fused")
     images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
     each = max(1, settings.contrastive_views // (CROPS * TURNS))  # the number of images
@@ -91,9 +90,19 @@ def contrastive_network(split: Split, settings: Settings) -> Trained:
         agreement = (places * normalize(places.mean(0), dim=1)).sum(2).mean()
         return -AGREEMENT * agreement - torch.stack([*map(coding_rate, places)]).mean()
 
-    by = dict(epochs=round(each / len(images)), batch_size=IMAGES, lr=RATE)
-    by |= dict(schedule="onecycle", seed=settings.seed, progress=settings.progress)
-    return Trained(model, fit(model, loss, images, title="contrastive", **by))
+    losses = fit(
+        model,
+        loss,
+        images,
+        epochs=round(each / len(images)),
+        batch_size=IMAGES,
+        lr=RATE,
+        schedule="onecycle",
+        seed=settings.seed,
+        title="contrastive",
+        progress=settings.progress,
+    )
+    return Trained(model, losses)
 
 
 def levels(model: Any, images: Tensor) -> Sequence[Tensor]:
@@ -117,16 +126,21 @@ def levels(model: Any, images: Tensor) -> Sequence[Tensor]:
 class ContrastiveScorer(PartScorer):
     """Images (N, C, S, S) -> scores (N,): four distances on each level of the network."""
 
-    def __init__(self, model: Any, memories: Sequence[Memory], normal: Tensor):
+    def __init__(self, model: Any, memories: Sequence[Memory], own: Tensor, shape: tuple[int, ...]):
         self.model, self.memories = model, memories
         names = [f"{score}, level {2 + level}" for level in range(3) for score in SCORES]
-        super().__init__(names, tuple(normal.shape[1:]), self.distances(normal))
+        super().__init__(names, shape, own)
 
     def distances(self, images: Tensor) -> Tensor:
         """Images (N, C, S, S) -> distances (N, 12) on the CPU."""
-        seen = zip(self.memories, levels(self.model, images), strict=True)
-        found = [distances(each, points.to(each.points.device)) for each, points in seen]
-        return torch.cat(found, 1).cpu()
+        return level_distances(self.model, self.memories, images)
+
+
+def level_distances(model: Any, memories: Sequence[Memory], images: Tensor) -> Tensor:
+    """Images (N, C, S, S) -> four distances on each of the `levels`, (N, 12) on the CPU."""
+    seen = zip(memories, levels(model, images), strict=True)
+    found = [distances(each, points.to(each.points.device)) for each, points in seen]
+    return torch.cat(found, 1).cpu()
 
 
 def contrastive(
@@ -141,4 +155,5 @@ def contrastive(
     known = levels(model, shown[rows])
     by = dict(clusters=settings.clusters, seed=settings.seed)
     memories = [remember(each.to(settings.device), alone, **by)[0] for each in known]
-    return ContrastiveScorer(model, memories, split.train[held])
+    own = level_distances(model, memories, split.train[held])
+    return ContrastiveScorer(model, memories, own, tuple(split.train.shape[1:]))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from clad_lib.clad.networks import PlainNet, Trained, channel_statistics
-from clad_lib.clad.training import device_of, fit, infer, precision
+from clad_lib.clad.training import fit, infer, precision
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.methods.distances import NEAREST, SCORES, neighbours
@@ -112,8 +112,7 @@ def views(model: Any, images: Tensor) -> Tensor:
         each = normalize(features).view(TURNS, len(batch), -1).transpose(0, 1)
         return torch.cat([right, each.flatten(1)], 1)
 
-    size = 64 if device_of(model).type == "cpu" else 1024  # what fits a processor's cache
-    return infer(model, images, function=look, batch_size=size, bf16=True)
+    return infer(model, images, function=look, batch_size=64, bf16=True)
 
 
 def rotation(split: Split, settings: Settings, rotation_network: Trained) -> RotationScorer:

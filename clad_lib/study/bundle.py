@@ -23,11 +23,15 @@ from clad_lib.clad.networks import NETWORKS
 from clad_lib.study.store import StoreError, atomic_folder, write_atomically
 
 FORMAT = 2  # grows when an older clad_lib could not read what is written
-SAVED = ("Patches", "Rotation", "Fused", "Pretrained", "ODIN", "NearestImage", "OCSVM", "SVDD")
+SAVED = (
+    *("Patches", "Rotation", "Contrastive", "Fused", "FusedPhotographs", "Pretrained"),
+    *("ODIN", "NearestImage", "OCSVM", "SVDD"),
+)
 KINDS = {  # of what scorers are made: classes, and functions whose first arguments are kept
     place.partition(":")[2]: f"clad_lib.{place}"
     for place in (
         "clad.scores:odin",
+        "methods.contrastive:ContrastiveScorer",
         "methods.distances:Memory",
         "methods.fused:FusedScorer",
         "methods.kernel:KernelScorer",

@@ -115,7 +115,9 @@ class Study:
         """
         function, needs = function_of(name), row(name).needs
         if hasattr(typing.get_type_hints(function).get("return"), "join"):
-            given = [self._scorers.get(self.path(need)) or self.fit(need) for need in needs]
+            given = [  # the last first, since it refuses more images than the others
+                self._scorers.get(self.path(need)) or self.fit(need) for need in reversed(needs)
+            ][::-1]
         else:
             given = [self[need] for need in needs]
         with seeded(self.config.seed):

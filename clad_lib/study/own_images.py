@@ -35,7 +35,9 @@ PROBED = 2.3e-3  # seconds that the probe took where COSTS were measured
 COSTS = {  # seconds of a fit: once, an image, a pair of images; 1: it grows beyond 64 pixels
     "Patches": (1.5, 3e-3, 0, 0),
     "Rotation": (60, 2e-3, 0, 1),
+    "Contrastive": (110, 2e-3, 0, 1),
     "Fused": (62, 5e-3, 0, 1),
+    "FusedPhotographs": (172, 7e-3, 0, 1),
     "Pretrained": (1, 8e-3, 0, 0),
     "ODIN": (60, 1.3e-2, 0, 1),
     "NearestImage": (0.1, 1e-4, 3e-8, 1),

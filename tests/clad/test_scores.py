@@ -362,6 +362,6 @@ def test_the_room_imports_nothing_heavy():
 
 def test_a_gpu_takes_as_many_images_at_a_time_as_have_a_million_pixels():
     there = nn.Linear(1, 1, device="meta")  # anything but a CPU
-    assert scores.batch_for(nn.Linear(1, 1), torch.zeros(0, 3, 32, 32)) == 256
-    assert scores.batch_for(there, torch.zeros(0, 3, 32, 32)) == 1024
-    assert scores.batch_for(there, torch.zeros(0, 1, 2048, 2048)) == 1
+    assert scores.batch_for(nn.Linear(1, 1), torch.zeros(0, 3, 32, 32), 64) == 64
+    assert scores.batch_for(there, torch.zeros(0, 3, 32, 32), 64) == 1024
+    assert scores.batch_for(there, torch.zeros(0, 1, 2048, 2048), 64) == 1
