@@ -63,29 +63,31 @@ def waterfall_steps(study: Study) -> tuple[float, dict[str, float]]:
     return float(found[0]), dict(zip(defects, found.diff()[1:].tolist(), strict=True))
 
 
-def expert_parts(study: Study) -> pd.DataFrame:
-    """Fused taken apart: each part of each expert, each expert, and three rules that join them.
+def expert_parts(study: Study, *, method: str = "Fused") -> pd.DataFrame:
+    """Fused, or FusedPhotographs, taken apart: parts, experts, and rules that join the experts.
 
-    Index: whose it is, and the part. Columns: auroc; lead, low and high, by how much Fused is ahead
+    The rules: scores added, p-values of equal weight, one of three left out, and as it is. Index:
+    whose it is, and the part. Columns: auroc; lead, low and high, by how much the method is ahead
     of it on the same test images, with its 95 % interval.
     """
-    scorer, split = study.fit("Fused"), study.split
+    scorer, split = study.fit(method), study.split
     parts = {name: expert.parts(split.test) for name, expert in scorer.experts.items()}
     wholes = {name: torch.stack([*found.values()]).mean(0) for name, found in parts.items()}
     rules = {
-        "scores added": sum(wholes.values()),
-        "equal weights": type(scorer)(scorer.experts, dict.fromkeys(wholes, 1.0)).join(
-            [*wholes.values()]
-        ),
-        "as it is": scorer.join([*wholes.values()]),
+        "equal weights": dict.fromkeys(wholes, 1.0),
+        **{f"without {n}": scorer.weights | {n: 0.0} for n in wholes if len(wholes) > 2},
+        "as it is": scorer.weights,
     }
     table = {name: found | {"together": wholes[name]} for name, found in parts.items()}
-    table["Fused"] = rules
+    table[method] = {"scores added": sum(wholes.values())} | {
+        name: type(scorer)(scorer.experts, each).join([*wholes.values()])
+        for name, each in rules.items()
+    }
     frame = pd.DataFrame({(n, p): v for n, found in table.items() for p, v in found.items()})
     anomaly = split.answers.test_anomaly
 
     def measured(values: pd.Series) -> list[float]:
-        lead = compare(frame["Fused", "as it is"], values, anomaly, split.test_tracks)
+        lead = compare(frame[method, "as it is"], values, anomaly, split.test_tracks)
         return [auroc(values, anomaly), *lead[:3]]
 
     names = ["auroc", "lead", "low", "high"]

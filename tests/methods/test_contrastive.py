@@ -18,6 +18,7 @@ from clad_lib.config import Settings, make_config
 from clad_lib.data.reading import ImageData
 from clad_lib.data.scenarios import make_split
 from clad_lib.data.split import Scenario
+from clad_lib.judge.metrics import auroc
 from clad_lib.methods.contrastive import (
     CROPS,
     coding_rate,
@@ -28,6 +29,9 @@ from clad_lib.methods.contrastive import (
 )
 from clad_lib.methods.fused import CONTRASTIVE, fused_photographs
 from clad_lib.methods.scorers import NotApplicable, held_out
+from clad_lib.study.engine import Study
+from clad_lib.study.experiments import expert_parts
+from clad_lib.study.stages import Places
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +116,44 @@ def test_its_normals_are_images_the_network_did_not_see(split, scorer):
     assert len(scorer.parts(held[:2])) == 12
 
 
-def test_answers_change_no_bit(split, scorer):
+def shuffled(split):
     random = np.random.default_rng(0)
-    wrong = replace(
-        split.answers,
-        **{name: random.permutation(each) for name, each in vars(split.answers).items()},
-    )
-    again = scorer_of(replace(split, answers=wrong))
-    assert torch.equal(again(split.test), scorer(split.test))
+    answers = vars(split.answers).items()
+    wrong = replace(split.answers, **{name: random.permutation(each) for name, each in answers})
+    return replace(split, answers=wrong)
+
+
+def study_of(split, place):
+    more = dict(profile="smoke", contrastive_views=CROPS * 4 * 60)
+    config = make_config("digits", "STR", **more)
+    places = Places(place, config, "x")
+    return Study(config, split, places, torch.device("cpu"), 1, progress=False)
+
+
+def test_answers_change_no_bit(split, scorer, tmp_path):
+    wrong = shuffled(split)
+    assert torch.equal(scorer_of(wrong)(split.test), scorer(split.test))
+    found = [study_of(each, tmp_path).fit("FusedPhotographs") for each in (split, wrong)]
+    assert torch.equal(*(each(split.test) for each in found))
+    assert len(np.unique(found[0](split.test))) > 100
+
+
+def test_three_experts_taken_apart(split, tmp_path):
+    study = study_of(split, tmp_path)
+    table = expert_parts(study, method="FusedPhotographs")
+    whole = table.loc["FusedPhotographs"]
+    assert list(whole.index) == [
+        "scores added", "equal weights", "without Patches", "without Rotation",
+        "without Contrastive", "as it is",
+    ]  # fmt: skip
+    expected = {"as it is": "FusedPhotographs", "without Contrastive": "Fused"}
+    for part, method in expected.items():
+        values = study.fit(method)(split.test)
+        assert whole.auroc[part] == pytest.approx(auroc(values, split.answers.test_anomaly))
+    assert list(table.index.unique(0)) == [
+        "Patches", "Rotation", "Contrastive", "FusedPhotographs"
+    ]  # fmt: skip
+    assert whole.lead["as it is"] == 0
 
 
 def test_only_for_images_that_may_be_mirrored(split):
