@@ -1,4 +1,4 @@
-"""Pictures made of images: classes, reconstructions, extreme scores, filters, maps of a score."""
+"""Pictures made of images: classes, reconstructions, extreme scores, centroids, maps of a score."""
 
 from __future__ import annotations
 
@@ -117,15 +117,15 @@ def patch_dictionary(
     columns: int = 25,
     title: str = "The patch dictionary",
 ) -> Figure:
-    """Filters (K, C, h, w) of any range as small pictures, numbered along the rows."""
+    """Centroids (K, C, h, w) of any range as small pictures, numbered along the rows."""
     largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
     cells = 0.5 + 0.5 * filters / np.where(largest > 0, largest, 1)
     rows = {str(at): cells[at : at + columns] for at in range(0, len(cells), columns)}
     return image_rows(
         rows,
         title=title,
-        note="One filter a cell, each on its own scale: grey is 0, white its largest weight.",
-        alt=f"{len(cells)} filters.",
+        note="One centroid a cell, a patch less its mean, each on its own scale: grey is 0.",
+        alt=f"{len(cells)} centroids.",
     )
 
 
@@ -153,7 +153,7 @@ def score_map(
     return finish(
         figure,
         title="Where the score comes from",
-        note="Left the image, right its map: bright cells raise the anomaly score.",
+        note="Left the image, right its map: in bright cells it is far from the nearest images.",
         alt=f"The brightest of {height} by {width} cells: row {row + 1}, column {column + 1}.",
         height=420,
         xaxis={"visible": False, "range": [left, width - 0.5]},

@@ -122,9 +122,9 @@ def query(frame: pd.DataFrame, sql: str) -> pd.DataFrame:
         raise ValueError(f"SQL failed ({first}): the views are {views}") from error
 
 
-def committed() -> pd.DataFrame:
-    """The measurements that come with the project."""
-    path = project_folder("results") / "measured.csv"
+def committed(name: str = "measured.csv") -> pd.DataFrame:
+    """The measurements that come with the project, or another table of them."""
+    path = project_folder("results") / name
     return pd.read_csv(path, dtype={"scenario": str, "settings": str}).fillna({"settings": ""})
 
 

@@ -153,7 +153,7 @@ def test_a_dictionary_shows_each_filter_on_its_own_scale():
     figure = module.patch_dictionary(filters, columns=3)
     assert shown(figure) == [[128, 255, 0], [128, 191, 255]]
     assert list(figure.layout.yaxis.ticktext) == ["0", "3"]
-    assert "5 filters" in alt_text(figure)
+    assert "5 centroids" in alt_text(figure)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
