@@ -19,7 +19,7 @@ import typer
 from clad_lib.config import datasets
 from clad_lib.study import results, tables
 from clad_lib.study.measure import compare
-from clad_lib.study.stages import ONE, rows
+from clad_lib.study.stages import ONE, needed, rows
 from clad_lib.study.store import RECORD, read_json, write_atomically
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -58,7 +58,8 @@ def keep(
 @app.command()
 def seconds(runs: Path = Path("runs"), into: Path = RESULTS) -> None:
     """Merge the seconds of every stage and method of finished runs into seconds.csv."""
-    records = [read_json(path) for path in runs.rglob(RECORD)]
+    files = sorted(runs.rglob(RECORD), key=lambda path: path.stat().st_mtime)
+    records = [read_json(path) for path in files]
     made = [each for each in records if each.get("seconds") and "-dirty" not in each["commit"]]
     found = [
         {name: each["config"][name] for name in TAKEN[:4]}
@@ -118,7 +119,7 @@ def merge(
     path: Path, fresh: pd.DataFrame, key: list[str], *, replace: list[str] | None = None
 ) -> None:
     """Put rows into a CSV file in place of those with the same `replace`, or else `key`."""
-    fresh = fresh.round(4)
+    fresh = fresh.round(4).drop_duplicates(key, keep="last")
     if path.is_file():
         old = pd.read_csv(path, dtype={"scenario": str, "settings": str}).fillna({"settings": ""})
         if list(old.columns) == list(fresh.columns):
@@ -174,10 +175,32 @@ def made_tables(folder: Path = RESULTS) -> dict[str, str]:
         "beyond": markdown(groups[0], BEYOND, best, paper_best=True),
         "methods": markdown(groups[0], paper, best, paper=True),
         "scores": markdown(groups[0], SCORES, best),
-        "single": markdown(groups[1], [*paper, *BEYOND[1:]], set(), paper=True),
+        "single": markdown(groups[1], [*paper, *BEYOND[1:]], set(), paper=True, paper_best=True),
         "published": markdown(published, SCORES, set(), paper=True),
+        "seconds": seconds_of(folder / "seconds.csv"),
         "gpu": speeds_on_gpu(folder / "gpu.jsonl"),
     }
+
+
+def seconds_of(path: Path) -> str:
+    """Markdown table of the seconds that all which a method needs takes: the median over seeds."""
+    table = pd.read_csv(path, dtype={"scenario": str}).query("profile == 'fast'")
+    known = table.pivot(index=["dataset", "scenario", "seed"], columns="stage", values="seconds")
+    sums = {
+        name: known.reindex(columns=[need for need in needed([name]) if need != "copies"])
+        .sum(axis=1, skipna=False)
+        .groupby(level=[0, 1])
+        .median()
+        for name in BEYOND
+    }
+    lines = [["normal", *sums], ["---"] * (1 + len(sums))]
+    for dataset, each in datasets().items():
+        for scenario in each["scenarios"]:
+            found = [every.get((dataset, scenario), float("nan")) for every in sums.values()]
+            cells = ["–" if pd.isna(s) else f"{s:,.0f}" if s >= 1 else "< 1" for s in found]
+            if {*cells} != {"–"}:
+                lines.append([f"{dataset} {scenario}", *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def speeds_on_gpu(path: Path) -> str:
