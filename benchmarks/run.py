@@ -2,7 +2,8 @@
 
 `python benchmarks/run.py [--small] [--only odin,tsne] [--out FOLDER]`. Each runs in a process of
 its own. Rivals that are not installed are named and left out; `make bench` installs them. Every
-figure says how many times as fast, or as small, clad_lib is as the rival in the same run.
+figure says how many times as fast, or as small, clad_lib is as the rival in the same run. `--only`
+replaces those benchmarks of a table that is there, and keeps the others with their commits.
 `explorers.py`, `browser.py` and `gpu.py` have no rival and are run by themselves.
 """
 
@@ -32,15 +33,21 @@ def main() -> None:
     asked = parser.parse_args()
     out = asked.out or HERE.parent / ("build" if asked.small else "results")
     out.mkdir(parents=True, exist_ok=True)
-    found, failed = [], {}
+    record, kept = out / "benchmarks.json", dict[str, dict]()
+    if asked.only != parser.get_default("only") and record.is_file():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        kept = {each["name"]: each for each in known["benchmarks"]}
+    found, failed = dict(kept), dict[str, str]()
     for name in asked.only.split(","):
         line = [sys.executable, str(HERE / f"{name}.py"), "--json", *["--small"] * asked.small]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode:
             failed[name] = (done.stderr.strip().splitlines() or ["no message"])[-1]
         else:
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-        write(out, found, failed, small=asked.small)
+            made = {"name": name, "commit": stamp()["commit"]}
+            found[name] = made | json.loads(done.stdout.splitlines()[-1])
+        ordered = sorted(found.values(), key=lambda each: ALL.index(each["name"]))
+        write(out, ordered, failed, small=asked.small)
         print(f"{name}: {failed.get(name, 'measured')}", flush=True)
     print(f"{out / 'benchmarks.md'}")
     if any(not reason.startswith("left out") for reason in failed.values()):
@@ -53,7 +60,11 @@ def write(out: Path, found: list[dict], failed: dict[str, str], *, small: bool) 
     rows = [
         (each["what"], *row.values(), each["agreement"]) for each in found for row in each["rows"]
     ]
-    told = f"{made['machine']['cpu']}, {made['machine']['cores']} cores, commit {made['commit']}"
+    commits = dict[str, list[str]]()
+    for each in found:
+        commits.setdefault(each["commit"], []).append(each["name"])
+    listed = "; ".join(f"{commit} ({', '.join(names)})" for commit, names in commits.items())
+    told = f"{made['machine']['cpu']}, {made['machine']['cores']} cores, commit {listed}"
     lines = ["# Benchmarks", "", "A try: no evidence." if small else "", told, ""]
     lines += [markdown(("what", *COLUMNS, "agreement is"), rows), ""]
     lines += [f"- {name}: {reason}" for name, reason in failed.items()]

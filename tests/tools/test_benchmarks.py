@@ -34,3 +34,19 @@ def test_the_two_formats_hold_the_same_figures_and_a_failure_is_named(tmp_path):
     assert cells[:3] == [found["what"], row["case"], row["rival"]]
     assert cells[3:7] == [f"{row['wall']:.3g}", f"{row['cpu']:.3g}", "", f"{row['agreement']:.3g}"]
     assert "- absent: " in text
+
+
+def test_a_benchmark_measured_alone_leaves_the_others_in_the_table(tmp_path):
+    old = dict(name="odin", commit="abc", what="ODIN", agreement="", threads=1, rows=[])
+    old["rows"] = [dict(case="c", rival="r", wall=2.0, cpu=2.0, memory=None, agreement=None)]
+    place = tmp_path / "benchmarks.json"
+    place.write_text(json.dumps(dict(benchmarks=[old])), encoding="utf-8")
+    line = [sys.executable, "benchmarks/run.py", "--small", "--only", "bootstrap"]
+    environment = os.environ | {"PYTHONPATH": str(HOME)}
+    subprocess.run([*line, "--out", str(tmp_path)], cwd=HOME, env=environment, check=True)
+    record = json.loads(place.read_text(encoding="utf-8"))
+    assert [each["name"] for each in record["benchmarks"]] == ["odin", "bootstrap"]
+    assert record["benchmarks"][0] == old
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert "commit abc (odin); " in text
+    assert "| ODIN | c | r | 2 | 2 |" in text
