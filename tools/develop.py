@@ -139,14 +139,35 @@ def turned_by(method: str, split: Split, settings: Settings) -> Trained:
     return fit_rotation(split.train[kept], labels, split, settings)
 
 
+class Some(PartScorer):
+    """A scorer made of those parts of another whose names hold all of `words`."""
+
+    def __init__(self, whole: PartScorer, words: tuple[str, ...]):
+        self.whole = whole
+        self.columns = [n for n, name in enumerate(whole.names) if all(w in name for w in words)]
+        names = [whole.names[column] for column in self.columns]
+        super().__init__(names, whole.shape, whole.own[:, self.columns])
+
+    def distances(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, S, S) -> distances (N, parts)."""
+        return self.whole.distances(images)[:, self.columns]
+
+
 def with_third(split: Split, two: FusedScorer, third: PartScorer) -> dict[str, torch.Tensor]:
-    """Scores (N,) by a third expert and its parts, and by all three at four weights of it."""
-    experts = {**two.experts, "Contrastive": third}
-    scores = [each(split.test) for each in experts.values()]
-    found = {"Contrastive": scores[2], **third.parts(split.test)}
-    for weight in (0.25, 0.5, 1, 2):
-        three = FusedScorer(experts, {**two.weights, "Contrastive": weight})
-        found[f"weight of contrastive {weight:g}"] = three.join(scores)
+    """Scores (N,) by a third expert and its parts, and by all three at four weights of it.
+
+    The third is also taken with its last level alone, and with the Mahalanobis distances of that.
+    """
+    plain = [each(split.test) for each in two.experts.values()]
+    found = third.parts(split.test)
+    for words in ((), ("level 4",), ("Mahalanobis", "level 4"), ("Mahalanobis",)):
+        expert, told = Some(third, words), ", ".join(("", *words))
+        scores = [*plain, expert(split.test)]
+        found[f"Contrastive{told}"] = scores[2]
+        for weight in (0.25, 0.5, 1, 2):
+            weights = {**two.weights, "Contrastive": weight}
+            three = FusedScorer({**two.experts, "Contrastive": expert}, weights)
+            found[f"weight of contrastive {weight:g}{told}"] = three.join(scores)
     return found
 
 
