@@ -16,10 +16,9 @@ from clad_lib.data.split import Answers, Scenario, Split
 def scenarios_of(dataset: str) -> dict[str, Scenario]:
     """The scenarios that datasets.toml names for a data set, by name; none for a folder."""
     facts = datasets().get(dataset, {})
+    kind = {each: facts.get(each, False) for each in ("mirror", "turnable")}
     return {
-        name: Scenario(
-            dataset, name, row["title"], tuple(row["normal"]), facts.get("mirror", False)
-        )
+        name: Scenario(dataset, name, row["title"], tuple(row["normal"]), **kind)
         for name, row in facts.get("scenarios", {}).items()
     }
 
@@ -48,9 +47,9 @@ def get_scenario(dataset: str, name: str, *, class_names: Sequence[str] | None =
         )
     if len(set(readings[0])) != len(readings[0]):
         raise DataError(f"scenario {name!r} names a class twice: name each normal class once")
-    title = " + ".join(names[label] for label in readings[0])
-    mirror = (facts or {}).get("mirror", False)
-    return Scenario(dataset, name, title, tuple(sorted(readings[0])), mirror)
+    kind = {each: (facts or {}).get(each, False) for each in ("mirror", "turnable")}
+    title, normal = " + ".join(names[label] for label in readings[0]), tuple(sorted(readings[0]))
+    return Scenario(dataset, name, title, normal, **kind)
 
 
 def _readings(parts: Sequence[str], names: Sequence[str]) -> Iterator[tuple[int, ...]]:

@@ -15,6 +15,7 @@ class Scenario:
     title: str
     normal: tuple[int, ...]
     mirror: bool = False  # whether a mirrored image is as normal as the image itself
+    turnable: bool = False  # whether a turned one is
 
 
 @dataclass(frozen=True)

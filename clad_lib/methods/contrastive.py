@@ -73,9 +73,10 @@ def contrastive_network(split: Split, settings: Settings) -> Trained:
     """
     side, mirror = split.train.shape[-1], split.scenario.mirror
     if not mirror or side < LEAST:
-        got = f"images have {side} pixels a side, mirror is {mirror}"
-        wanted = f"photographs of {LEAST} pixels or more that may be mirrored (`clad fit --mirror`)"
-        raise NotApplicable(f"{got}: Contrastive expects {wanted}; use Fused")
+        raise NotApplicable(
+            f"images have {side} pixels a side, mirror is {mirror}: Contrastive expects photographs"
+            f" of {LEAST} pixels or more that may be mirrored (`clad fit --mirror`); use Fused"
+        )
     images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
     each = max(1, settings.contrastive_views // (CROPS * TURNS))  # the number of images
     images = images[some(len(images), each, seed=settings.seed)]

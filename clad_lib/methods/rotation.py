@@ -18,7 +18,15 @@ from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.methods.distances import NEAREST, SCORES, neighbours
 from clad_lib.methods.patches import patch_clusters
-from clad_lib.methods.scorers import REMEMBERED, TURNS, PartScorer, held_out, some, turned
+from clad_lib.methods.scorers import (
+    REMEMBERED,
+    TURNS,
+    NotApplicable,
+    PartScorer,
+    held_out,
+    some,
+    turned,
+)
 
 BATCHES = {0: 128, 1_000_000: 1024}  # turned images in a training step, from so many views on
 RATE = 3e-3  # Adam's peak learning rate
@@ -28,8 +36,10 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
     """A PlainNet that names cluster and turn of `rotation_views` turned training images.
 
     Also reads rotation_labels, clusters and device. Images of data sets with `mirror` are mirrored
-    at random.
+    at random. Raises NotApplicable where a turned image is as normal (`turnable`).
     """
+    if split.scenario.turnable:
+        raise NotApplicable("turned images are as normal here: turns tell nothing; use Patches")
     images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
     each = settings.rotation_views // TURNS  # the number of images, each of them in four turns
     if len(images) > each:
@@ -37,8 +47,9 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
     labels = torch.zeros(len(images), dtype=torch.int64)
     if settings.rotation_labels == "patches":
         count = min(settings.clusters, len(images))
-        there = images.to(settings.device)
-        labels = patch_clusters(there, clusters=count, seed=settings.seed).cpu()
+        labels = patch_clusters(
+            images.to(settings.device), clusters=count, seed=settings.seed
+        ).cpu()
     return fit_rotation(images, labels, split, settings)
 
 
@@ -57,14 +68,14 @@ def fit_rotation(images: Tensor, labels: Tensor, split: Split, settings: Setting
         with precision(images.device):
             return cross_entropy(model(turned(images)), (TURNS * labels + turns).flatten())
 
-    batch = max(size for views, size in BATCHES.items() if settings.rotation_views >= views)
     losses = fit(
         model.to(settings.device),
         loss,
         images,
         labels,
         epochs=max(1, round(settings.rotation_views / TURNS / len(images))),
-        batch_size=batch // TURNS,
+        batch_size=max(n for views, n in BATCHES.items() if settings.rotation_views >= views)
+        // TURNS,
         lr=RATE,
         schedule="onecycle",
         seed=settings.seed,

@@ -17,7 +17,7 @@ from clad_lib.data.scenarios import make_split
 from clad_lib.data.split import Scenario
 from clad_lib.methods import rotation as module
 from clad_lib.methods.rotation import rotation, rotation_network, views
-from clad_lib.methods.scorers import held_out, turned
+from clad_lib.methods.scorers import NotApplicable, held_out, turned
 
 VIEWS = 4000
 
@@ -52,6 +52,12 @@ def network(split):
 @pytest.fixture(scope="module")
 def scorer(split, network):
     return rotation(split, settings_with(), network)
+
+
+def test_turns_tell_nothing_of_images_that_may_be_turned(split):
+    table = replace(split, scenario=replace(split.scenario, turnable=True))
+    with pytest.raises(NotApplicable, match="use Patches"):
+        rotation_network(table, settings_with())
 
 
 def test_four_turns_one_after_the_other():

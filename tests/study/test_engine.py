@@ -18,7 +18,7 @@ from clad_lib import config, make_config, open_study
 from clad_lib.__main__ import application
 from clad_lib.clad.scores import Scored
 from clad_lib.data.pictures import DataError
-from clad_lib.data.scenarios import load_split
+from clad_lib.data.scenarios import get_scenario, load_split
 from clad_lib.study import stages
 from clad_lib.study.engine import ReuseWarning
 from clad_lib.study.store import StoreError
@@ -51,8 +51,8 @@ TOYS = """[toys]
 title = "Toys"
 channels = 1
 size = 16
-mirror = false
-turnable = false
+mirror = true
+turnable = true
 classes = ["dark", "grey", "bright"]
 settings = { clusters = 2, latent = 4 }
 
@@ -131,6 +131,14 @@ def test_a_score_a_baseline_and_a_data_set_are_one_place_each(toys, tmp_path):
     assert float(found["Brightness"]) > 0.9  # 90 grey levels between the classes
     done = clad("batch", study, "--dry-run", "--runs", runs, "--workers", 1)
     assert "done     toys DULL seed 0: Margin\n" in done
+
+
+def test_what_a_data_set_says_of_mirrors_and_turns_is_known_of_its_scenarios(toys):
+    for name in ("DULL", "dark+bright"):
+        scenario = get_scenario("toys", name)
+        assert scenario.mirror, name
+        assert scenario.turnable, name
+    assert not get_scenario("digits", "STR").turnable
 
 
 @pytest.mark.parametrize(
