@@ -5,7 +5,8 @@ may be unpacked into one folder. Each row is written to gpu-results/rows.jsonl a
 the run stops itself after `--minutes`. The order is that of worth: ceilings, parity of the devices,
 speed beside the ceilings, then scenarios, of which `--workers` processes take one each. `--steps`
 names some of these four; later ones find the rows of earlier ones. What does not fit into the time
-stands there as `extrapolated` from the measured seconds an epoch. The metrics and scores of
+stands there as `extrapolated` from the measured seconds an epoch; `--minutes 0 --steps scenarios`
+extrapolates from the rows of an earlier sitting, and measures nothing. The metrics and scores of
 finished methods lie in gpu-results/runs, for `tools/publish.py keep`.
 """
 
@@ -412,7 +413,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
-    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--minutes", type=float, default=9.0, help="0: extrapolate alone")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=4, help="processes that train at a time")
@@ -442,7 +443,8 @@ def main() -> None:
             print(line, flush=True)
 
         try:
-            alarm(deadline + 10 - time.time())  # workers stop themselves before
+            if asked.minutes:
+                alarm(deadline + 10 - time.time())  # workers stop themselves before
             for row in all_rows(sitting, asked.out, asked):
                 write(row)
         except OutOfTime:
