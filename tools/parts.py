@@ -2,8 +2,8 @@
 
     CLAD_DATA=... python tools/parts.py mnist:MIX gtsrb:SPEC cifar10:LIV
 
-On photographs it is FusedPhotographs, elsewhere Fused. Each is fitted anew. Notebook 07 shows the
-rows; a row of uncommitted code is refused.
+On photographs it is FusedPhotographs, elsewhere Fused. Each is fitted anew, but for networks that
+lie in --runs. Notebook 07 shows the rows; a row of uncommitted code is refused.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def main(
     scenarios: Annotated[list[str], typer.Argument(help="data set:scenario, such as digits:STR")],
     seed: int = 0,
     profile: str = "fast",
+    runs: Annotated[Path | None, typer.Option(help="where trained networks may lie")] = None,
     into: Path = RESULTS,
 ) -> None:
     """Measure each scenario and put its rows into parts.csv, as soon as it is measured."""
@@ -36,8 +37,8 @@ def main(
     for text in scenarios:
         dataset, _, scenario = text.partition(":")
         config = make_config(dataset, scenario, profile=profile, seed=seed)
-        with tempfile.TemporaryDirectory() as runs:
-            study = open_study(config, runs=runs)
+        with tempfile.TemporaryDirectory() as new:
+            study = open_study(config, runs=runs or new)
             method = "FusedPhotographs" if study.split.scenario.mirror else "Fused"
             found = expert_parts(study, method=method)
         table = found.rename_axis(index=["of", "part"]).reset_index()

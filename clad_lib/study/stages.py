@@ -132,10 +132,18 @@ _OWN: dict[str, Row] = {
         in_all=False,
     ),
     "Contrastive": Row(
-        "clad_lib.methods.contrastive:contrastive", ("contrastive_network",), ("clusters",), **_LONG
+        "clad_lib.methods.contrastive:contrastive",
+        ("contrastive_network",),
+        ("clusters",),
+        version=2,
+        **_LONG,
     ),
     "FusedPhotographs": Row(
-        "clad_lib.methods.fused:fused_photographs", (*_EXPERTS, "Contrastive"), _WEIGHT, **_LONG
+        "clad_lib.methods.fused:fused_photographs",
+        (*_EXPERTS, "Contrastive"),
+        _WEIGHT,
+        version=2,
+        **_LONG,
     ),
     "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }
