@@ -2,9 +2,10 @@
 
 In the manner of EMP-SSL (Tong et al. 2023): many crops of an image are drawn at a time, their
 coding rate keeps images apart (Yu et al. 2020), and few passes are made. The quarter turns of an
-image count as other images (Sohn et al. 2021). Distances are taken on the network's last map.
+image count as other images (Sohn et al. 2021). Distances are taken on three levels of the network.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from clad_lib.methods.scorers import (
 CROPS, IMAGES = 8, 16  # crops of a turned image; images in a step
 PLACES, RATE = 128, 3e-3  # outputs of the network; Adam's peak learning rate
 DISTORTION, AGREEMENT = 0.2, 200.0  # of the coding rate; weight of the crops' agreement beside it
-PARTS = slice(2, 4)  # of SCORES: the Mahalanobis distances
+LEVELS = 11, 18, 24  # places in PlainNet's trunk before which a level has ended
 LEAST = 11  # pixels a side: a crop is 3/4 of them, and PlainNet takes 8
 
 
@@ -105,31 +106,42 @@ def contrastive_network(split: Split, settings: Settings) -> Trained:
     return Trained(model, losses)
 
 
-def last_map(model: Any, images: Tensor) -> Tensor:
-    """The last map of a PlainNet on 2x2 cells: images (N, C, S, S) -> (N, 1024) on the CPU."""
+def levels(model: Any, images: Tensor) -> Sequence[Tensor]:
+    """What three levels say of images (N, C, S, S), on 2x2 cells, on the CPU.
+
+    They are (N, 256), (N, 512) and (N, 1024).
+    """
 
     def look(batch: Tensor) -> Tensor:
-        seen = model.trunk[:-2](model.standardise(batch))  # without the mean over the map
-        return adaptive_avg_pool2d(seen.float(), 2).flatten(1)
+        seen, found = model.standardise(batch), []
+        for place, part in enumerate(model.trunk):
+            if place in LEVELS:
+                found.append(adaptive_avg_pool2d(seen.float(), 2).flatten(1))
+            seen = part(seen)
+        return torch.cat(found, 1)
 
-    return infer(model, images, function=look, batch_size=256, bf16=True)
-
-
-def gaussians(model: Any, memory: Memory, images: Tensor) -> Tensor:
-    """Images (N, C, S, S) -> both Mahalanobis distances of their last maps, (N, 2) on the CPU."""
-    return distances(memory, last_map(model, images).to(memory.points.device))[:, PARTS].cpu()
+    found = infer(model, images, function=look, batch_size=256, bf16=True)
+    return found.split([256, 512, 1024], 1)
 
 
 class ContrastiveScorer(PartScorer):
-    """Images (N, C, S, S) -> scores (N,): distances to one Gaussian, and to the nearest of some."""
+    """Images (N, C, S, S) -> scores (N,): four distances on each level of the network."""
 
-    def __init__(self, model: Any, memory: Memory, own: Tensor, shape: tuple[int, ...]):
-        self.model, self.memory = model, memory
-        super().__init__(SCORES[PARTS], shape, own)
+    def __init__(self, model: Any, memories: Sequence[Memory], own: Tensor, shape: tuple[int, ...]):
+        self.model, self.memories = model, memories
+        names = [f"{score}, level {2 + level}" for level in range(3) for score in SCORES]
+        super().__init__(names, shape, own)
 
     def distances(self, images: Tensor) -> Tensor:
-        """Images (N, C, S, S) -> both distances (N, 2) on the CPU."""
-        return gaussians(self.model, self.memory, images)
+        """Images (N, C, S, S) -> distances (N, 12) on the CPU."""
+        return level_distances(self.model, self.memories, images)
+
+
+def level_distances(model: Any, memories: Sequence[Memory], images: Tensor) -> Tensor:
+    """Images (N, C, S, S) -> four distances on each of the `levels`, (N, 12) on the CPU."""
+    seen = zip(memories, levels(model, images), strict=True)
+    found = [distances(each, points.to(each.points.device)) for each, points in seen]
+    return torch.cat(found, 1).cpu()
 
 
 def contrastive(
@@ -139,9 +151,10 @@ def contrastive(
     model = contrastive_network.model
     held = held_out(split.train_tracks, seed=settings.seed)
     shown = split.train[~held]
-    points = last_map(model, shown[some(len(shown), REMEMBERED, seed=settings.seed)])
-    alone = torch.arange(len(points), device=settings.device)
+    rows = some(len(shown), REMEMBERED, seed=settings.seed)
+    alone = torch.arange(len(rows), device=settings.device)
+    known = levels(model, shown[rows])
     by = dict(clusters=settings.clusters, seed=settings.seed)
-    memory, _ = remember(points.to(settings.device), alone, **by)
-    own = gaussians(model, memory, split.train[held])
-    return ContrastiveScorer(model, memory, own, tuple(split.train.shape[1:]))
+    memories = [remember(each.to(settings.device), alone, **by)[0] for each in known]
+    own = level_distances(model, memories, split.train[held])
+    return ContrastiveScorer(model, memories, own, tuple(split.train.shape[1:]))

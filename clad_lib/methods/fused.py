@@ -14,6 +14,8 @@ from clad_lib.methods.patches import PatchScorer
 from clad_lib.methods.rotation import RotationScorer
 from clad_lib.methods.scorers import TURNS, PartScorer
 
+CONTRASTIVE = 0.5  # weight of Contrastive, where Patches weighs 1
+
 
 class FusedScorer:
     """Images (N, C, S, S) -> scores (N,): the weighted sum of -log p over the experts.
@@ -75,10 +77,7 @@ def fused_photographs(
     rotation: RotationScorer,
     contrastive: ContrastiveScorer,
 ) -> FusedScorer:
-    """The row FusedPhotographs: Fused, and Contrastive with the weight of Patches.
-
-    It reads what Fused reads.
-    """
+    """The row FusedPhotographs: Fused and CONTRASTIVE times Contrastive; reads what Fused reads."""
     both = fused(split, settings, patches, rotation)
-    weights = both.weights | {"Contrastive": 1.0}
+    weights = both.weights | {"Contrastive": CONTRASTIVE}
     return FusedScorer(both.experts | {"Contrastive": contrastive}, weights)

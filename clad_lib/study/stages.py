@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 _stage = partial(Row, shown_in="05_odin_scoring")
 _score = partial(Row, shown_in="05_odin_scoring", block=LATENT)
-_LONG: dict[str, Any] = dict(block=BEYOND, in_all=False, version=2)  # of minutes: when named
+_LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another package: when named
 _TURNED, _EXPERTS = ("rotation_network",), ("Patches", "Rotation")
 _WEIGHT, _OUTPUTS = ("rotation_weight", "trust_power"), ("clusters", "classifier", "outputs")
 _PATCHES = ("patch_features", "patch_images", "clusters")
@@ -124,8 +124,8 @@ _OWN: dict[str, Row] = {
         version=2,
         in_all=False,
     ),
-    "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, **_LONG),
-    "Fused": Row("clad_lib.methods.fused:fused", _EXPERTS, _WEIGHT, **_LONG),
+    "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, version=2, **_LONG),
+    "Fused": Row("clad_lib.methods.fused:fused", _EXPERTS, _WEIGHT, version=2, **_LONG),
     "contrastive_network": Row(
         "clad_lib.methods.contrastive:contrastive_network",
         reads=("contrastive_views",),
@@ -137,9 +137,7 @@ _OWN: dict[str, Row] = {
     "FusedPhotographs": Row(
         "clad_lib.methods.fused:fused_photographs", (*_EXPERTS, "Contrastive"), _WEIGHT, **_LONG
     ),
-    "Pretrained": Row(
-        "clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG | {"version": 1}
-    ),
+    "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }
 
 
