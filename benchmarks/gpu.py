@@ -5,8 +5,8 @@ may be unpacked into one folder. Each row is written to gpu-results/rows.jsonl a
 the run stops itself after `--minutes`. The order is that of worth: ceilings, parity of the devices,
 speed beside the ceilings, then scenarios, of which `--workers` processes take one each. `--steps`
 names some of these four; later ones find the rows of earlier ones. What does not fit into the time
-stands there as `extrapolated` from the measured seconds an epoch; `--minutes 0 --steps scenarios`
-extrapolates from the rows of an earlier sitting, and measures nothing. The metrics and scores of
+stands there as `extrapolated` from the measured seconds an epoch; `--minutes 0` only
+extrapolates, from the rows of an earlier sitting. The metrics and scores of
 finished methods lie in gpu-results/runs, for `tools/publish.py keep`.
 """
 
@@ -422,6 +422,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.tiny:
         asked.seeds, asked.workers = 1, 2
+    if not asked.minutes:
+        asked.steps = ["scenarios"]
     start, deadline = time.time(), time.time() + 60 * asked.minutes - 10
     if (note := Path("pack.json")).is_file():  # no repository lies around an unpacked pack
         stamp()["commit"] = json.loads(note.read_text(encoding="utf-8"))["commit"]

@@ -3,8 +3,8 @@
 `python benchmarks/patches.py [--small]`. Fits 10,000 images of 28x28 pixels and scores 4,000 more:
 scikit-learn's digits, enlarged, shifted and noisy. Each side runs in a process of its own; memory
 is what its peak adds to the images and imports. Both learn the same dictionaries. Ours also fits
-50,000 images of 3x32x32 and scores 10,000, beside itself on the small ones, for each number of an
-image. In brackets its seconds and megabytes.
+50,000 images of 3x32x32 and scores 10,000, beside its own time a pixel value on the small images.
+In brackets are the seconds and megabytes of ours.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def main() -> None:
     numbers = sum(many) * 3 * 32**2 / ((count + more) * 28**2)
     speed = [each * numbers for each in ratios(large, cost)]
     case = f"{many[0]:,} of 3x32x32, and {many[1]:,} ({large.wall:.1f} s, {most / 1e3:.0f} MB)"
-    rows.append(Row(case, "itself on the small ones, a number", *speed))
+    rows.append(Row(case, "itself on 1x28x28, a pixel value", *speed))
     what = f"Patches, {count:,} images fitted and {more:,} scored"
     show(options, what, rows, agreement="rank correlation of the scores")
 

@@ -36,16 +36,20 @@ def main() -> None:
     record, kept = out / "benchmarks.json", dict[str, dict]()
     if asked.only != parser.get_default("only") and record.is_file():
         known = json.loads(record.read_text(encoding="utf-8"))
-        kept = {each["name"]: each for each in known["benchmarks"]}
+        if known.get("small", False) == asked.small:
+            kept = {each["name"]: each for each in known["benchmarks"]}
     found, failed = dict(kept), dict[str, str]()
     for name in asked.only.split(","):
         line = [sys.executable, str(HERE / f"{name}.py"), "--json", *["--small"] * asked.small]
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if done.returncode:
             failed[name] = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            found.pop(name, None)
         else:
-            made = {"name": name, "commit": stamp()["commit"]}
-            found[name] = made | json.loads(done.stdout.splitlines()[-1])
+            made = stamp()
+            where = "{cpu}, {cores} cores".format(**made["machine"])
+            told = {"name": name, "commit": made["commit"], "machine": where}
+            found[name] = told | json.loads(done.stdout.splitlines()[-1])
         ordered = sorted(found.values(), key=lambda each: ALL.index(each["name"]))
         write(out, ordered, failed, small=asked.small)
         print(f"{name}: {failed.get(name, 'measured')}", flush=True)
@@ -56,20 +60,19 @@ def main() -> None:
 
 def write(out: Path, found: list[dict], failed: dict[str, str], *, small: bool) -> None:
     """The table as it stands, in both formats."""
-    made = stamp()
     rows = [
         (each["what"], *row.values(), each["agreement"]) for each in found for row in each["rows"]
     ]
-    commits = dict[str, list[str]]()
+    places = dict[str, list[str]]()
     for each in found:
-        commits.setdefault(each["commit"], []).append(each["name"])
-    listed = "; ".join(f"{commit} ({', '.join(names)})" for commit, names in commits.items())
-    told = f"{made['machine']['cpu']}, {made['machine']['cores']} cores, commit {listed}"
+        place = f"{each['machine']}, commit {each['commit']}"
+        places.setdefault(place, []).append(each["name"])
+    told = "; ".join(f"{place} ({', '.join(names)})" for place, names in places.items())
     lines = ["# Benchmarks", "", "A try: no evidence." if small else "", told, ""]
     lines += [markdown(("what", *COLUMNS, "agreement is"), rows), ""]
     lines += [f"- {name}: {reason}" for name, reason in failed.items()]
     (out / "benchmarks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    record = dict(made=made, small=small, benchmarks=found, failed=failed)
+    record = dict(made=stamp(), small=small, benchmarks=found, failed=failed)
     (out / "benchmarks.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 

@@ -29,7 +29,11 @@ def fit(
         float | None, typer.Option(help="share of normal images that may alarm, such as 0.01")
     ] = None,
     method: Annotated[
-        str, typer.Option(help="Fused, FusedPhotographs, Pretrained, CLAD, OCSVM, and others")
+        str,
+        typer.Option(
+            help="Patches, Rotation, Contrastive, Fused, FusedPhotographs, Pretrained, CLAD, "
+            "NearestImage, OCSVM or SVDD"
+        ),
     ] = "Patches",
     mirror: Annotated[
         bool, typer.Option("--mirror", help="mirrored ones are as normal: scenes, not letters")

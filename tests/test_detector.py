@@ -191,7 +191,8 @@ def test_photographs_alone_are_refused_before_minutes_of_other_experts(digits, m
     def never(*_):
         raise AssertionError("another expert was fitted first")
 
-    monkeypatch.setitem(stages.rows(), "Patches", stages.row("Patches")._replace(function=never))
+    for name in ("Patches", "rotation_network"):
+        monkeypatch.setitem(stages.rows(), name, stages.row(name)._replace(function=never))
     large = digits[0][:60].repeat(2, axis=2).repeat(2, axis=3)
     with pytest.raises(ValueError, match=r"mirror is False.*clad fit --mirror"):
         Detector("FusedPhotographs", profile="smoke", device="cpu").fit(large)

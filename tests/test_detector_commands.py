@@ -78,6 +78,8 @@ def test_a_longer_fit_is_expected_to_take_longer(monkeypatch):
     assert seconds("Patches", 5000, 128) < 600
     assert seconds("Fused", 5000, 128) > 2 * seconds("Fused", 5000, 64)
     assert set(own_images.COSTS) == set(SAVED)
+    told = " ".join(press("fit", "--help").output.replace("│", " ").split())
+    assert all(re.search(rf"\b{name}\b", told) for name in {*SAVED, "CLAD"} - {"ODIN"})
     assert "takes a time that is not known" in own_images.estimate(
         "OCNN", 100, (3, 32, 32), make_config()
     )

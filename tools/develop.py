@@ -156,7 +156,8 @@ class Some(PartScorer):
 def with_third(split: Split, two: FusedScorer, third: PartScorer) -> dict[str, torch.Tensor]:
     """Scores (N,) by a third expert and its parts, and by all three at four weights of it.
 
-    The third is also taken with its last level alone, and with the Mahalanobis distances of that.
+    The third is also taken with its last level alone, and with its Mahalanobis distances, of the
+    last level or of all.
     """
     plain = [each(split.test) for each in two.experts.values()]
     found = third.parts(split.test)

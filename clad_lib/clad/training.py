@@ -158,7 +158,7 @@ def infer(
     """Apply `function` (the model, if not given) batch by batch in eval mode, without gradients.
 
     images (N, ...), uint8 or float32 in [0, 1] -> (N, ...) float32 on the CPU. `batch_size` is for
-    a CPU. `bf16` computes in bfloat16 where the device gains from it. Modes are restored.
+    a CPU, see `batch_for`. `bf16` computes in bfloat16 where the device gains from it.
     """
     device, batch_size = device_of(model), batch_for(model, images, batch_size)
     with evaluating(model), torch.no_grad(), precision(device, enabled=bf16):
@@ -167,7 +167,7 @@ def infer(
 
 
 def batch_for(model: nn.Module, images: Tensor, few: int = 256) -> int:
-    """How many images (N, C, S, S) to take at a time: `few` on a CPU; a GPU is kept busy."""
+    """How many images (N, C, S, S) to take at a time: `few` on a CPU, on a GPU 2**20 pixels."""
     return few if device_of(model).type == "cpu" else max(1, 2**20 // images.shape[2:].numel())
 
 

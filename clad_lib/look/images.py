@@ -153,7 +153,7 @@ def score_map(
     return finish(
         figure,
         title="Where the score comes from",
-        note="Left the image, right its map: in bright cells it is far from the nearest images.",
+        note="Left the image, right its map: bright cells differ most from the nearest images.",
         alt=f"The brightest of {height} by {width} cells: row {row + 1}, column {column + 1}.",
         height=420,
         xaxis={"visible": False, "range": [left, width - 0.5]},

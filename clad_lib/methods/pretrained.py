@@ -52,7 +52,7 @@ def imagenet_features(model: Any, images: Tensor) -> Tensor:
         levels = (large.expand(-1, 3, -1, -1) * 255 - MIDDLE) / SPAN
         return normalize(model.extract_features(levels).float().mean((2, 3)))
 
-    return infer(model, images, function=look, batch_size=128, bf16=True)
+    return torch.cat([infer(model, part, function=look, bf16=True) for part in images.split(128)])
 
 
 class PretrainedScorer(PartScorer):

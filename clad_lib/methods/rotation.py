@@ -39,7 +39,9 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
     at random. Raises NotApplicable where a turned image is as normal (`turnable`).
     """
     if split.scenario.turnable:
-        raise NotApplicable("turned images are as normal here: turns tell nothing; use Patches")
+        raise NotApplicable(
+            "turnable is true: Rotation expects images that are normal one way up; use Patches"
+        )
     images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
     each = settings.rotation_views // TURNS  # the number of images, each of them in four turns
     if len(images) > each:

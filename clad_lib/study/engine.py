@@ -152,7 +152,7 @@ class Study:
         }
 
     def _make(self, name: str) -> None:
-        for need in before(name):
+        for need in reversed(before(name)):  # the last first, as in `fit`
             self[need]
         started = time.perf_counter()
         with atomic_folder(self.path(name)) as draft, seeded(self.config.seed):

@@ -46,7 +46,11 @@ def collect_some(runs: str | Path) -> pd.DataFrame:
 def _one_run(folder: Path) -> dict[str, Any] | None:
     try:
         measured, record = read_json(folder / "metrics.json"), read_json(folder / RECORD)
-        own = {"method": record["stage"], "settings": _settings(record), "folder": str(folder)}
+        own = {
+            "method": record["stage"],
+            "settings": unusual(record),
+            "folder": str(folder),
+        }
         own["machine"] = "{cpu}, {cores} cores, GPU {gpu}".format(**record["machine"])
         own["written"] = (folder / RECORD).stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError):
@@ -55,7 +59,7 @@ def _one_run(folder: Path) -> dict[str, Any] | None:
     return dict(ChainMap(own, record, record["config"], measured, *inner))
 
 
-def _settings(record: dict[str, Any]) -> str:
+def unusual(record: dict[str, Any]) -> str:
     """What a result depends on and its profile would not have set, as `clusters=4, latent=20`."""
     config = record["config"]
     plain = _plain(config["dataset"], config["scenario"], profile=config["profile"])

@@ -358,10 +358,3 @@ def test_the_room_imports_nothing_heavy():
     code = f"import sys; {imports}; print([name for name in {BLOCKED} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_gpu_takes_as_many_images_at_a_time_as_have_a_million_pixels():
-    there = nn.Linear(1, 1, device="meta")  # anything but a CPU
-    assert scores.batch_for(nn.Linear(1, 1), torch.zeros(0, 3, 32, 32), 64) == 64
-    assert scores.batch_for(there, torch.zeros(0, 3, 32, 32), 64) == 1024
-    assert scores.batch_for(there, torch.zeros(0, 1, 2048, 2048), 64) == 1

@@ -15,6 +15,7 @@ from clad_lib.clad.training import (
     TrainingError,
     as_unit,
     autoencoder,
+    batch_for,
     classifier,
     epochs_for,
     evaluating,
@@ -203,6 +204,14 @@ def test_infer_restores_the_mode_of_every_part_also_after_an_error():
     with pytest.raises(ZeroDivisionError), evaluating(model):
         assert 1 / any(part.training for part in model.modules())
     assert [part.training for part in model.modules()] == [True, True, False]
+
+
+def test_a_gpu_takes_as_many_images_at_a_time_as_have_a_million_pixels():
+    there = nn.Linear(1, 1, device="meta")  # anything but a CPU
+    assert batch_for(nn.Linear(1, 1), torch.zeros(0, 3, 32, 32)) == 256
+    assert batch_for(nn.Linear(1, 1), torch.zeros(0, 3, 32, 32), 64) == 64
+    assert batch_for(there, torch.zeros(0, 3, 32, 32), 64) == 1024
+    assert batch_for(there, torch.zeros(0, 1, 2048, 2048), 64) == 1
 
 
 def test_infer_is_the_function_on_every_image_in_order():

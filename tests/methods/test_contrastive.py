@@ -143,7 +143,8 @@ def study_of(split, place):
 def test_answers_change_no_bit(split, scorer, tmp_path):
     wrong = shuffled(split)
     assert torch.equal(scorer_of(wrong)(split.test), scorer(split.test))
-    found = [study_of(each, tmp_path).fit("FusedPhotographs") for each in (split, wrong)]
+    places = {tmp_path / "right": split, tmp_path / "wrong": wrong}
+    found = [study_of(each, to).fit("FusedPhotographs") for to, each in places.items()]
     assert torch.equal(*(each(split.test) for each in found))
     assert len(np.unique(found[0](split.test))) > 100
 

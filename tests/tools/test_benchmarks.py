@@ -37,10 +37,10 @@ def test_the_two_formats_hold_the_same_figures_and_a_failure_is_named(tmp_path):
 
 
 def test_a_benchmark_measured_alone_leaves_the_others_in_the_table(tmp_path):
-    old = dict(name="odin", commit="abc", what="ODIN", agreement="", threads=1, rows=[])
+    old = dict(name="odin", commit="abc", machine="a machine", what="ODIN", agreement="", rows=[])
     old["rows"] = [dict(case="c", rival="r", wall=2.0, cpu=2.0, memory=None, agreement=None)]
     place = tmp_path / "benchmarks.json"
-    place.write_text(json.dumps(dict(benchmarks=[old])), encoding="utf-8")
+    place.write_text(json.dumps(dict(benchmarks=[old], small=True)), encoding="utf-8")
     line = [sys.executable, "benchmarks/run.py", "--small", "--only", "bootstrap"]
     environment = os.environ | {"PYTHONPATH": str(HOME)}
     subprocess.run([*line, "--out", str(tmp_path)], cwd=HOME, env=environment, check=True)
@@ -48,5 +48,5 @@ def test_a_benchmark_measured_alone_leaves_the_others_in_the_table(tmp_path):
     assert [each["name"] for each in record["benchmarks"]] == ["odin", "bootstrap"]
     assert record["benchmarks"][0] == old
     text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
-    assert "commit abc (odin); " in text
+    assert "a machine, commit abc (odin); " in text
     assert "| ODIN | c | r | 2 | 2 |" in text
