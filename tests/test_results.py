@@ -74,13 +74,14 @@ def lines_of(mark: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
 
 
-def test_an_arrow_stands_where_the_whole_interval_is_above_the_papers_best():
+@pytest.mark.parametrize("mark", ["beyond", "single"])
+def test_an_arrow_stands_where_the_whole_interval_is_above_the_papers_best(mark):
     """By hand from the rows: the squares of both half widths are added, t of the seeds' mean."""
     with (HOME / "results" / "paper.csv").open(encoding="utf-8", newline="") as file:
         paper = [
             (row["dataset"], row["normal"], float(row["auroc"])) for row in csv.DictReader(file)
         ]
-    heads, _, *lines = lines_of("beyond")
+    heads, _, *lines = lines_of(mark)
     arrows = 0
     for line in lines:
         dataset, scenario = line[0].split()
@@ -104,7 +105,7 @@ def test_an_arrow_stands_where_the_whole_interval_is_above_the_papers_best():
             if abs(low - max(best)) > 0.15:  # what rounding leaves open
                 assert ("▲" in cell) == (low > max(best)), (line[0], method, low)
                 arrows += "▲" in cell
-    assert arrows > 50
+    assert arrows > 40
 
 
 def test_seconds_are_those_of_all_that_a_method_needs():
