@@ -176,7 +176,7 @@ def update(
         raise typer.BadParameter("expected --train FOLDER, --calibrate FOLDER, or both")
     for folder, learns in ((train, True), (calibrate, False)):
         if folder is not None:
-            renew(kept, folder, train=learns, places=known or (), strict=strict)
+            renew(kept, folder, train=learns, places=known or (), strict=strict, progress=True)
     typer.echo(
         f"{kept.report()}\nThe promise is void if calibration images were chosen because of their "
         f"scores, such as those that had alarmed.\nkept in {kept.save(detector, replace=True)}"

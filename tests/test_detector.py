@@ -1,6 +1,7 @@
 """A detector for one's own images: its promise, its refusals, and the bundle that stays as it was."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -185,6 +186,14 @@ def test_mirrored_images_are_said_to_be_normal_and_that_is_kept(digits, tmp_path
     (patches, _), _ = again.scorer.experts["Patches"].views
     assert int(patches.layout[2]) == 2
     assert not np.allclose(again.score(digits[1]), detector.score(digits[1]))
+
+
+def test_a_longer_update_shows_how_far_it_is(digits, capsys):
+    detector = Detector("Rotation", profile="smoke", device="cpu").fit(digits[0][:60])
+    assert "rotation" not in capsys.readouterr().err
+    more = dict(train=True, places=[digits[0][:60]], progress=True)
+    own_images.renew(detector, digits[0][60:70], **more)
+    assert re.search(r"rotation: 100%.*loss", capsys.readouterr().err)
 
 
 def test_photographs_alone_are_refused_before_minutes_of_other_experts(digits, monkeypatch):

@@ -177,7 +177,13 @@ def report(detector: Any) -> str:
 
 
 def renew(
-    detector: Any, images: Any, *, train: bool, places: Sequence[Any] = (), strict: bool = False
+    detector: Any,
+    images: Any,
+    *,
+    train: bool,
+    places: Sequence[Any] = (),
+    strict: bool = False,
+    progress: bool = False,
 ) -> None:
     """Fit a detector to more normal images, or give it other calibration images and a threshold.
 
@@ -205,7 +211,7 @@ def renew(
         tracks = np.split(np.insert(detector.known[:, 1], count, units[new]), [len(parts[0])])
         fields: Any = *map(torch.from_numpy, parts), Answers(*[units[:0]] * 4), ("normal",)
         fields += *map(np.arange, map(len, parts)), *tracks, units[:0]
-        detector.learn(Split(replace(SCENARIO, mirror=detector.mirror), *fields))
+        detector.learn(Split(replace(SCENARIO, mirror=detector.mirror), *fields), progress)
     else:
         detector.set_threshold(pixels[new], units[new])
     detector.notes = "; ".join(filter(None, [detector.notes, notes]))
