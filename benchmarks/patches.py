@@ -102,7 +102,10 @@ def measured(
     side: Callable[..., np.ndarray], count: int, more: int, shape: dict[str, int]
 ) -> tuple[Cost, int]:
     """What a side costs in this process, and by how many kB it raises the peak memory."""
-    train, tested = (digit_like(n, seed, **shape) for seed, n in enumerate((count, more)))
+    train, tested = (
+        torch.cat([digit_like(n // 100, 100 * seed + part, **shape) for part in range(100)])
+        for seed, n in enumerate((count, more))
+    )  # in parts, so that making them is no peak
     side(train[:100], tested[:100])  # imports and threads
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cost = in_turn({"": lambda: side(train, tested)})[""]
