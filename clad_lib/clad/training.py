@@ -173,10 +173,10 @@ def batch_for(model: nn.Module, images: Tensor, few: int = 256) -> int:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module):
-    """Inside, the model is in eval mode; afterwards each of its parts has the mode it had."""
+    """Inside, the model is in eval mode, laid out as `fit` does; its parts get their modes back."""
     modes = {part: part.training for part in model.modules()}
     try:
-        yield model.eval()
+        yield model.eval().to(memory_format=torch.channels_last)
     finally:
         for part, mode in modes.items():
             part.training = mode
