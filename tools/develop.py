@@ -29,7 +29,7 @@ import torch
 
 import clad_lib
 from clad_lib.clad.dec import clusters
-from clad_lib.clad.networks import Trained
+from clad_lib.clad.networks import ResNet18, Trained
 from clad_lib.clad.training import autoencoder, seeded
 from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
@@ -37,12 +37,13 @@ from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.contrastive import contrastive, contrastive_network
 from clad_lib.methods.fused import FusedScorer, fused, trust
-from clad_lib.methods.patches import patches
+from clad_lib.methods.patches import encode, fit_patches, learn_dictionary, patches
 from clad_lib.methods.rotation import fit_rotation, rotation, rotation_network
 from clad_lib.methods.scorers import PartScorer, held_out
 
 DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
-METHODS = ("Patches", "Rotation", "Rotation, DEC labels", "Fused", "FusedPhotographs")
+METHODS = ("Patches", "Patches, two layers", "Rotation", "Rotation, DEC labels")
+METHODS += ("Rotation, ResNet-18", "Fused", "FusedPhotographs")
 TABLE = Path(__file__).parents[1] / "results" / "development.csv"
 
 
@@ -94,12 +95,14 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     """Scores of the test images by one of METHODS ("") and by each of its parts, name -> (N,).
 
     "Rotation, DEC labels" takes the pseudo-labels of autoencoder and DEC in place of the setting
-    `rotation_labels`.
+    `rotation_labels`, "Rotation, ResNet-18" a ResNet-18 in place of the PlainNet.
     """
     if method == "Patches":
         scorer = patches(split, settings)
         return {"": scorer(split.test), **scorer.parts(split.test)}
-    if method in ("Rotation", "Rotation, DEC labels"):
+    if method == "Patches, two layers":
+        return two_layers(split, settings)
+    if method.startswith("Rotation"):
         with seeded(settings.seed):
             network = turned_by(method, split, settings)
         turning = rotation(split, settings, network)
@@ -130,13 +133,41 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
 
 
 def turned_by(method: str, split: Split, settings: Settings) -> Trained:
-    """The network of Rotation, by the setting `rotation_labels` or by labels of DEC."""
-    if method == "Rotation":
-        return rotation_network(split, settings)
-    found = clusters(split, settings, autoencoder(split, settings))
+    """The network of Rotation, as `scored` says."""
     kept = ~held_out(split.train_tracks, seed=settings.seed)
-    labels = torch.from_numpy(found.labels)[kept]
-    return fit_rotation(split.train[kept], labels, split, settings)
+    images = split.train[kept]
+    if method == "Rotation, DEC labels":
+        found = clusters(split, settings, autoencoder(split, settings))
+        return fit_rotation(images, torch.from_numpy(found.labels)[kept], split, settings)
+    if method == "Rotation, ResNet-18":
+        none = torch.zeros(len(images), dtype=torch.int64)
+        return fit_rotation(images, none, split, settings, network=ResNet18)
+    return rotation_network(split, settings)
+
+
+def two_layers(split: Split, settings: Settings) -> dict[str, torch.Tensor]:
+    """Scores (N,) by patches of 2 and 3 cells of the 8x8 maps that a first dictionary of patches
+    with 6 pixels gives, by their parts, and by the mean of both layers."""
+    cells, stride = 2 if split.scenario.mirror else 4, max(1, split.train.shape[-1] // 32)
+    first = learn_dictionary(
+        split.train, side=6, stride=stride, cells=8, centroids=64, seed=settings.seed
+    )
+    train, test = (
+        encode(images, first).unflatten(1, (8, 8, -1)).permute(0, 3, 1, 2)
+        for images in (split.train, split.test)
+    )
+    second = fit_patches(
+        train / train.max(),
+        groups=split.train_tracks,
+        sides=(2, 3),
+        cells=cells,
+        centroids=settings.patch_features // cells**2,
+        clusters=settings.clusters,
+        seed=settings.seed,
+    )
+    scores, one = second(test / train.max()), patches(split, settings)(split.test)
+    both = {"": scores, "Patches": one, "mean of both layers": (scores + one) / 2}
+    return both | second.parts(test / train.max())
 
 
 class Some(PartScorer):

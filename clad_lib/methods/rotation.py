@@ -55,12 +55,17 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
     return fit_rotation(images, labels, split, settings)
 
 
-def fit_rotation(images: Tensor, labels: Tensor, split: Split, settings: Settings) -> Trained:
-    """A PlainNet that names label and turn of uint8 images (N, C, S, S) with labels (N,)."""
+def fit_rotation(
+    images: Tensor,
+    labels: Tensor,
+    split: Split,
+    settings: Settings,
+    *,
+    network: type[torch.nn.Module] = PlainNet,
+) -> Trained:
+    """A network that names label and turn of uint8 images (N, C, S, S) with labels (N,)."""
     mean, std = channel_statistics(images)
-    model = PlainNet(
-        *images.shape[1:3], classes=TURNS * (int(labels.max()) + 1), mean=mean, std=std
-    )
+    model = network(*images.shape[1:3], classes=TURNS * (int(labels.max()) + 1), mean=mean, std=std)
 
     def loss(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         if split.scenario.mirror:
