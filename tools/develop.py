@@ -36,7 +36,7 @@ from clad_lib.data.reading import ImageData, load_dataset
 from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.contrastive import contrastive, contrastive_network
-from clad_lib.methods.fused import FusedScorer, fused, trust
+from clad_lib.methods.fused import CONTRASTIVE, FusedScorer, fused, trust
 from clad_lib.methods.patches import encode, fit_patches, learn_dictionary, patches
 from clad_lib.methods.rotation import fit_rotation, rotation, rotation_network
 from clad_lib.methods.scorers import PartScorer, held_out
@@ -129,6 +129,7 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
         with seeded(settings.seed):
             third = contrastive(split, settings, contrastive_network(split, settings))
         told |= with_third(split, experts, third)
+        told |= with_layers(split, experts, third, Layered(split, settings))
     return told
 
 
@@ -145,29 +146,65 @@ def turned_by(method: str, split: Split, settings: Settings) -> Trained:
     return rotation_network(split, settings)
 
 
+class Layered(PartScorer):
+    """Patches of 2 and 3 cells of the 8x8 maps that a first dictionary of 6 pixels gives."""
+
+    def __init__(self, split: Split, settings: Settings):
+        cells, size = 2 if split.scenario.mirror else 4, split.train.shape[-1]
+        self.first = learn_dictionary(
+            split.train,
+            side=6,
+            stride=max(1, size // 32),
+            cells=8,
+            centroids=64,
+            seed=settings.seed,
+        )
+        self.top = self.maps(split.train).max()
+        self.second = fit_patches(
+            self.maps(split.train) / self.top,
+            groups=split.train_tracks,
+            sides=(2, 3),
+            cells=cells,
+            centroids=settings.patch_features // cells**2,
+            clusters=settings.clusters,
+            keep=settings.patch_images,
+            seed=settings.seed,
+        )
+        super().__init__(self.second.names, tuple(split.train.shape[1:]), self.second.own)
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, S, S) -> pooled activations (N, 64, 8, 8)."""
+        return encode(images, self.first).unflatten(1, (8, 8, -1)).permute(0, 3, 1, 2)
+
+    def distances(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, C, S, S) -> distances (N, parts)."""
+        return self.second.distances(self.maps(images) / self.top)
+
+
 def two_layers(split: Split, settings: Settings) -> dict[str, torch.Tensor]:
-    """Scores (N,) by patches of 2 and 3 cells of the 8x8 maps that a first dictionary of patches
-    with 6 pixels gives, by their parts, and by the mean of both layers."""
-    cells, stride = 2 if split.scenario.mirror else 4, max(1, split.train.shape[-1] // 32)
-    first = learn_dictionary(
-        split.train, side=6, stride=stride, cells=8, centroids=64, seed=settings.seed
-    )
-    train, test = (
-        encode(images, first).unflatten(1, (8, 8, -1)).permute(0, 3, 1, 2)
-        for images in (split.train, split.test)
-    )
-    second = fit_patches(
-        train / train.max(),
-        groups=split.train_tracks,
-        sides=(2, 3),
-        cells=cells,
-        centroids=settings.patch_features // cells**2,
-        clusters=settings.clusters,
-        seed=settings.seed,
-    )
-    scores, one = second(test / train.max()), patches(split, settings)(split.test)
+    """Scores (N,) by the second layer and its parts, by the first, and by the mean of both."""
+    deeper, one = Layered(split, settings), patches(split, settings)(split.test)
+    scores = deeper(split.test)
     both = {"": scores, "Patches": one, "mean of both layers": (scores + one) / 2}
-    return both | second.parts(test / train.max())
+    return both | deeper.parts(split.test)
+
+
+def with_layers(
+    split: Split, two: FusedScorer, third: PartScorer, deeper: PartScorer
+) -> dict[str, torch.Tensor]:
+    """Scores (N,) of Fused and FusedPhotographs, the second layer in the place of Patches or
+    beside it."""
+    experts = {**two.experts, "Contrastive": third, "two layers": deeper}
+    scores = {name: expert(split.test) for name, expert in experts.items()}
+    found = {}
+    for one, more in ((0, 1), (0, 2), (0.5, 0.5), (1, 1)):
+        for contrast in (0, CONTRASTIVE):
+            weights = (
+                two.weights | dict(Patches=one) | {"Contrastive": contrast, "two layers": more}
+            )
+            part = f"Patches {one:g}, two layers {more:g}, Contrastive {contrast:g}"
+            found[part] = FusedScorer(experts, weights).join([scores[name] for name in experts])
+    return found
 
 
 class Some(PartScorer):
