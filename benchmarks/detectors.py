@@ -15,8 +15,8 @@ from patches import CELLS, CENTROIDS, CLUSTERS, digit_like
 from scipy.stats import spearmanr
 from sides import Row, asked, in_turn, ratios, show
 
+from clad_lib.methods.dictionary import encode, learn_dictionary
 from clad_lib.methods.distances import LOCAL, NEAREST, SCORES, distances, remember
-from clad_lib.methods.patches import encode, learn_dictionary
 
 try:
     from pyod.models.knn import KNN

@@ -25,7 +25,8 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import Tensor
 from torch.nn.functional import interpolate, unfold
 
-from clad_lib.methods.patches import Dictionary, fit_patches, learn_dictionary
+from clad_lib.methods.dictionary import Dictionary, learn_dictionary
+from clad_lib.methods.patches import fit_patches
 
 CELLS, CENTROIDS, CLUSTERS, SIDES = 4, 64, 10, (4, 8)
 

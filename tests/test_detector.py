@@ -16,7 +16,7 @@ from clad_lib.data.reading import load_dataset
 from clad_lib.detector import Detector
 from clad_lib.judge import guarantees
 from clad_lib.judge.metrics import auroc
-from clad_lib.methods.patches import encode
+from clad_lib.methods.dictionary import encode
 from clad_lib.study import bundle, own_images, stages
 from clad_lib.study.store import StoreError
 

@@ -21,6 +21,7 @@ import json
 import subprocess
 import sys
 import time
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.contrastive import contrastive, contrastive_network
 from clad_lib.methods.fused import CONTRASTIVE, FusedScorer, fused, trust
-from clad_lib.methods.patches import encode, fit_patches, learn_dictionary, patches
+from clad_lib.methods.patches import PatchScorer, patches
 from clad_lib.methods.rotation import fit_rotation, rotation, rotation_network
 from clad_lib.methods.scorers import PartScorer, held_out
 
@@ -129,7 +130,7 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
         with seeded(settings.seed):
             third = contrastive(split, settings, contrastive_network(split, settings))
         told |= with_third(split, experts, third)
-        told |= with_layers(split, experts, third, Layered(split, settings))
+        told |= with_layers(split, experts, third, deeper_patches(split, settings))
     return told
 
 
@@ -146,44 +147,16 @@ def turned_by(method: str, split: Split, settings: Settings) -> Trained:
     return rotation_network(split, settings)
 
 
-class Layered(PartScorer):
-    """Patches of 2 and 3 cells of the 8x8 maps that a first dictionary of 6 pixels gives."""
-
-    def __init__(self, split: Split, settings: Settings):
-        cells, size = 2 if split.scenario.mirror else 4, split.train.shape[-1]
-        self.first = learn_dictionary(
-            split.train,
-            side=6,
-            stride=max(1, size // 32),
-            cells=8,
-            centroids=64,
-            seed=settings.seed,
-        )
-        self.top = self.maps(split.train).max()
-        self.second = fit_patches(
-            self.maps(split.train) / self.top,
-            groups=split.train_tracks,
-            sides=(2, 3),
-            cells=cells,
-            centroids=settings.patch_features // cells**2,
-            clusters=settings.clusters,
-            keep=settings.patch_images,
-            seed=settings.seed,
-        )
-        super().__init__(self.second.names, tuple(split.train.shape[1:]), self.second.own)
-
-    def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, C, S, S) -> pooled activations (N, 64, 8, 8)."""
-        return encode(images, self.first).unflatten(1, (8, 8, -1)).permute(0, 3, 1, 2)
-
-    def distances(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, C, S, S) -> distances (N, parts)."""
-        return self.second.distances(self.maps(images) / self.top)
+def deeper_patches(split: Split, settings: Settings) -> PatchScorer:
+    """Patches with a second layer, whatever the settings say."""
+    deeper = copy(settings)
+    vars(deeper).update(patch_layers=2)
+    return patches(split, deeper)
 
 
 def two_layers(split: Split, settings: Settings) -> dict[str, torch.Tensor]:
     """Scores (N,) by the second layer and its parts, by the first, and by the mean of both."""
-    deeper, one = Layered(split, settings), patches(split, settings)(split.test)
+    deeper, one = deeper_patches(split, settings), patches(split, settings)(split.test)
     scores = deeper(split.test)
     both = {"": scores, "Patches": one, "mean of both layers": (scores + one) / 2}
     return both | deeper.parts(split.test)

@@ -1,116 +1,24 @@
-"""A dictionary of image patches, learned without a gradient, and four distances on what it sees.
-
-Features of Coates, Lee & Ng (2011), "An analysis of single-layer networks in unsupervised feature
-learning": patches are normalised and whitened, k-means finds K centroids, and an image is described
-by how much nearer than average each centroid is, pooled over the cells of a grid.
-"""
+"""Anomalies by four distances on what dictionaries of patches say of an image."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
+from clad_lib.methods.dictionary import Dictionary, described, encode, first_layer, maps_of
 from clad_lib.methods.distances import (
     NEAREST,
     SCORES,
     Memory,
     distances,
-    k_means,
     neighbours,
     remember,
-    squared_distances,
     with_cluster,
 )
 from clad_lib.methods.scorers import PartScorer, check_shape, check_training
-
-CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat
-WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
-LEARNED_FROM = 600, 50_000  # images and patches that a dictionary is learned from
-BLOCK = {"cpu": 2**18, "cuda": 2**27}  # activations at a time; on a CPU they fit its cache
-
-
-class Dictionary(NamedTuple):
-    """Whitened centroids of patches with d numbers, laid out so that distances are one product."""
-
-    layout: Tensor  # (5,) int64: side and stride of a patch, cells a side, C and S of the images
-    whitening: Tensor  # (d, d + 1), its last column empty: the squared length is written there
-    offset: Tensor  # (d + 1,) minus the mean patch, whitened
-    filters: Tensor  # (d + 1, K): minus twice the centroids, then a row of ones
-    lengths: Tensor  # (K,) squared lengths of the centroids
-    mean: Tensor  # (D,) of the features of the training images, D = cells^2 K
-    scale: Tensor  # (D,) one over a centroid's standard deviation, the same in all cells
-
-
-def _rows(images: Tensor, side: int, stride: int) -> Tensor:
-    """Patches as rows (B h h, C side side), each less its mean, over sqrt(variance + CONTRAST)."""
-    levels = images.float() if images.dtype == torch.uint8 else images * 255
-    windows = levels.unfold(2, side, stride).unfold(3, side, stride)  # (B, C, h, h, side, side)
-    rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.shape[1] * side * side)
-    share = rows.new_full((rows.shape[1],), 1 / rows.shape[1])  # a mean as a product: faster
-    rows.sub_((rows @ share)[:, None])
-    return rows.mul_((rows.square() @ share).add_(CONTRAST).rsqrt_()[:, None])
-
-
-def learn_dictionary(
-    images: Tensor, *, side: int, stride: int, cells: int, centroids: int, seed: int
-) -> Dictionary:
-    """A dictionary of patches of `side` pixels from images (N, C, S, S), on their device."""
-    generator, size = torch.Generator().manual_seed(seed), images.shape[-1]
-    few, many = LEARNED_FROM
-    chosen = images[torch.randperm(len(images), generator=generator)[:few].to(images.device)]
-    drawn = []
-    for block in chosen.split(50):  # all patches of all chosen images would fill the memory
-        rows = _rows(block, side, stride)
-        count = many * len(block) // len(chosen)
-        drawn.append(rows[torch.randint(len(rows), (count,), generator=generator).to(rows.device)])
-    rows = torch.cat(drawn)
-    values, axes = torch.linalg.eigh(torch.cov(rows.T).cpu().double())
-    turn = (axes / (values.clamp_min(0) + WHITENING).sqrt() @ axes.T).to(rows)
-    whitening = torch.nn.functional.pad(turn, (0, 1))
-    found = k_means((rows - rows.mean(0)) @ turn, centroids, seed=seed)
-    return Dictionary(
-        torch.tensor([side, stride, cells, images.shape[1], size]),
-        whitening,
-        -(rows.mean(0) @ whitening),
-        torch.nn.functional.pad(-2 * found.T, (0, 0, 0, 1), value=1.0),
-        found.square().sum(1),
-        mean=found.new_zeros(()),
-        scale=found.new_ones(()),
-    )
-
-
-def pooling(dictionary: Dictionary) -> Tensor:
-    """What takes the h x h activations of a centroid to their mean in each cell: (cells^2, h^2)."""
-    side, stride, cells, _, size = dictionary.layout.tolist()
-    places = (size - side) // stride + 1
-    member = one_hot(torch.arange(places) * cells // places, cells).float()  # (h, cells)
-    member /= member.sum(0)
-    return torch.einsum("ia,jb->abij", member, member).reshape(cells**2, -1).to(dictionary.filters)
-
-
-def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
-    """Images (N, C, S, S) -> pooled activations (N, cells^2 K) of max(0, mean_k d_k - d_k), scaled.
-
-    d_k is a patch's distance to centroid k, a cell holds the mean over its patches. Blocks bound
-    the memory, and all steps after the product work in its place.
-    """
-    side, stride, *_ = dictionary.layout.tolist()
-    pool, filters = -pooling(dictionary), dictionary.filters  # pooled is minus the activation
-    step = max(1, BLOCK.get(filters.device.type, 2**18) // (pool.shape[1] * filters.shape[1]))
-    features = filters.new_empty(len(images), len(pool), filters.shape[1])
-    for block, into in zip(images.split(step), features.split(step), strict=True):
-        rows = _rows(block.to(filters.device), side, stride)
-        points = torch.addmm(dictionary.offset, rows, dictionary.whitening)  # (P, d + 1)
-        points[:, -1] = points.square().sum(1)
-        gaps = torch.addmm(dictionary.lengths, points, filters).clamp_min_(0).sqrt_()  # (P, K)
-        gaps.sub_(gaps.mean(1, keepdim=True)).clamp_max_(0)
-        torch.matmul(pool, gaps.view(len(block), pool.shape[1], -1), out=into)
-    return features.flatten(1).sub_(dictionary.mean).mul_(dictionary.scale)
 
 
 def fits(dictionary: Dictionary, memory: Memory) -> bool:
@@ -122,14 +30,28 @@ def fits(dictionary: Dictionary, memory: Memory) -> bool:
 
 
 class PatchScorer(PartScorer):
-    """Images (N, C, S, S) -> scores (N,): four distances for each of several patch sizes."""
+    """Images (N, C, S, S) -> scores (N,): four distances for each of several patch sizes.
 
-    def __init__(self, views: Sequence[tuple[Dictionary, Memory]], own: Tensor):
-        self.views, layouts = views, [dictionary.layout.tolist() for dictionary, _ in views]
-        if not all(fits(*view) for view in views) or len({(*each[3:],) for each in layouts}) > 1:
+    Patches are of the images, or of the maps that a `first` dictionary gives of them.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[tuple[Dictionary, Memory]],
+        own: Tensor,
+        first: Dictionary | None = None,
+    ):
+        self.views, self.first = views, first
+        layouts = [dictionary.layout.tolist() for dictionary, _ in views]
+        read, (channels, size) = {(*each[3:],) for each in layouts}, layouts[0][3:]
+        if first is not None:
+            read.add((len(first.lengths), int(first.layout[2])))
+            channels, size = first.layout[3:].tolist()
+        if not all(fits(*view) for view in views) or len(read) > 1:
             raise ValueError("its dictionaries of patches and what they remember do not fit")
-        names = [f"{score}, {layout[0]} pixels" for layout in layouts for score in SCORES]
-        super().__init__(names, (layouts[0][3], *[layouts[0][4]] * 2), own)
+        unit = "pixels" if first is None else "cells"
+        names = [f"{score}, {layout[0]} {unit}" for layout in layouts for score in SCORES]
+        super().__init__(names, (channels, size, size), own)
 
     def distances(self, images: Tensor) -> Tensor:
         """Images (N, C, S, S) -> distances (N, parts)."""
@@ -159,10 +81,11 @@ class PatchScorer(PartScorer):
 
     def _seen(self, images: Tensor, score: Callable[[Memory, Tensor], Tensor]) -> list[Tensor]:
         """The score of all images through each dictionary, made in blocks."""
-        return [
-            torch.cat([score(memory, encode(block, dictionary)) for block in images.split(2048)])
-            for dictionary, memory in self.views
+        found = [
+            [score(memory, encode(maps, dictionary)) for dictionary, memory in self.views]
+            for maps in (maps_of(block, self.first) for block in images.split(2048))
         ]
+        return [torch.cat(blocks) for blocks in zip(*found, strict=True)]
 
 
 def fit_patches(
@@ -175,65 +98,51 @@ def fit_patches(
     centroids: int = 64,
     clusters: int = 10,
     keep: int = 20_000,
+    layers: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> PatchScorer:
     """Learn dictionaries of patches with `sides` pixels from normal images (N, C, S, S).
 
-    `groups` (N,) are equal for images of one object, which are no evidence for each other. At most
-    `keep` images, drawn at random, are remembered. Raises NotApplicable for fewer than 8 images.
+    With two `layers` the patches have `sides` cells of the maps, 8x8, that a first dictionary
+    gives, and `stride` is that of its patches. `groups` (N,) are equal for images of one object,
+    which are no evidence for each other. At most `keep` images, drawn at random, are remembered.
+    Raises NotApplicable for fewer than 8 images.
     """
     check_training(images, least=8)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=generator)[:keep].sort().values
     images, names = images[rows], np.arange(len(rows)) if groups is None else groups[rows.numpy()]
     members = torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(device)
+    images, first = images.to(device), None
+    if layers == 2:
+        first, stride = first_layer(images, stride=stride, seed=seed), 1
+    images = maps_of(images, first)
     sides = [min(side, images.shape[-1]) for side in sides]
     cells = min(cells, (images.shape[-1] - max(sides)) // stride + 1)
     views, own = [], []
     for side in sides:
-        dictionary, features = _described(
-            images.to(device), side=side, stride=stride, cells=cells, centroids=centroids, seed=seed
+        dictionary, features = described(
+            images, side=side, stride=stride, cells=cells, centroids=centroids, seed=seed
         )
         memory, scores = remember(features, members, clusters=clusters, seed=seed)
         views.append((dictionary, memory))
         own.append(scores.cpu())
-    return PatchScorer(views, torch.cat(own, 1))
-
-
-def _described(images: Tensor, *, cells: int, **sizes: int) -> tuple[Dictionary, Tensor]:
-    """A dictionary of images (N, C, S, S), and their own features (N, D) by it, scaled."""
-    dictionary = learn_dictionary(images, cells=cells, **sizes)
-    features = encode(images, dictionary)
-    variance = features.var(0).view(cells**2, -1).mean(0)  # of a centroid, over all cells
-    scale = variance.clamp_min(1e-12).rsqrt().repeat(cells**2)
-    dictionary = dictionary._replace(mean=features.mean(0), scale=scale)
-    return dictionary, features.sub_(dictionary.mean).mul_(scale)
-
-
-def patch_clusters(images: Tensor, *, clusters: int, seed: int) -> Tensor:
-    """Pseudo-labels (N,) of images (N, C, S, S): k-means on what a dictionary says of 2x2 cells."""
-    size = images.shape[-1]
-    _, features = _described(
-        images,
-        side=min(8, size // 2),
-        stride=max(1, size // 32),
-        cells=2,
-        centroids=256,
-        seed=seed,
-    )
-    return squared_distances(features, k_means(features, clusters, seed=seed)).argmin(1)
+    return PatchScorer(views, torch.cat(own, 1), first)
 
 
 def patches(split: Split, settings: Settings) -> PatchScorer:
     """The row Patches: a grid of 2x2 cells for photographs, which may be mirrored, else 4x4.
 
-    Reads patch_features, the numbers an image and patch size, patch_images and clusters.
+    Reads patch_features, the numbers an image and patch size, patch_layers, patch_images and
+    clusters.
     """
     cells = 2 if split.scenario.mirror else 4
     return fit_patches(
         split.train,
         groups=split.train_tracks,
+        sides=(4, 8) if settings.patch_layers == 1 else (2, 3),
+        layers=settings.patch_layers,
         stride=max(1, split.train.shape[-1] // 32),
         cells=cells,
         centroids=settings.patch_features // cells**2,

@@ -16,8 +16,8 @@ from clad_lib.clad.networks import PlainNet, Trained, channel_statistics
 from clad_lib.clad.training import fit, infer, precision
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
-from clad_lib.methods.distances import NEAREST, SCORES, neighbours
-from clad_lib.methods.patches import patch_clusters
+from clad_lib.methods.dictionary import described
+from clad_lib.methods.distances import NEAREST, SCORES, k_means, neighbours, squared_distances
 from clad_lib.methods.scorers import (
     REMEMBERED,
     TURNS,
@@ -53,6 +53,20 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
             images.to(settings.device), clusters=count, seed=settings.seed
         ).cpu()
     return fit_rotation(images, labels, split, settings)
+
+
+def patch_clusters(images: Tensor, *, clusters: int, seed: int) -> Tensor:
+    """Pseudo-labels (N,) of images (N, C, S, S): k-means on what a dictionary says of 2x2 cells."""
+    size = images.shape[-1]
+    _, features = described(
+        images,
+        side=min(8, size // 2),
+        stride=max(1, size // 32),
+        cells=2,
+        centroids=256,
+        seed=seed,
+    )
+    return squared_distances(features, k_means(features, clusters, seed=seed)).argmin(1)
 
 
 def fit_rotation(

@@ -32,11 +32,11 @@ KINDS = {  # of what scorers are made: classes, and functions whose first argume
     for place in (
         "clad.scores:odin",
         "methods.contrastive:ContrastiveScorer",
+        "methods.dictionary:Dictionary",
         "methods.distances:Memory",
         "methods.fused:FusedScorer",
         "methods.kernel:KernelScorer",
         "methods.nearest:distance_to",
-        "methods.patches:Dictionary",
         "methods.patches:PatchScorer",
         "methods.pretrained:PretrainedScorer",
         "methods.rotation:RotationScorer",

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import unfold
 
+from clad_lib.methods.dictionary import CONTRAST, pooling
 from clad_lib.methods.distances import LOCAL, NEAREST, SMALLEST
-from clad_lib.methods.patches import CONTRAST, PatchScorer, pooling
+from clad_lib.methods.patches import PatchScorer
 from clad_lib.study.store import StoreError, write_atomically
 
 NOT_CARRIED = (

@@ -60,7 +60,7 @@ _score = partial(Row, shown_in="05_odin_scoring", block=LATENT)
 _LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another package: when named
 _TURNED, _EXPERTS = ("rotation_network",), ("Patches", "Rotation")
 _WEIGHT, _OUTPUTS = ("rotation_weight", "trust_power"), ("clusters", "classifier", "outputs")
-_PATCHES = ("patch_features", "patch_images", "clusters")
+_PATCHES = ("patch_features", "patch_layers", "patch_images", "clusters")
 _FOLDS = ("folds", "withheld", "fold_epochs", *_CLASSIFIER, "odin_factor")
 _DEEP = ("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective")
 _ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")

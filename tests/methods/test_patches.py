@@ -16,14 +16,9 @@ from clad_lib.config import Settings, make_config
 from clad_lib.data.scenarios import make_split
 from clad_lib.data.split import Scenario
 from clad_lib.methods import distances
-from clad_lib.methods.patches import (
-    PatchScorer,
-    encode,
-    fit_patches,
-    learn_dictionary,
-    patch_clusters,
-    patches,
-)
+from clad_lib.methods.dictionary import encode, learn_dictionary, maps_of
+from clad_lib.methods.patches import PatchScorer, fit_patches, patches
+from clad_lib.methods.rotation import patch_clusters
 from clad_lib.methods.scorers import NotApplicable
 
 
@@ -86,6 +81,25 @@ def test_features_are_those_of_a_plain_loop(channels, side, stride, cells):
     apart = np.linalg.norm(found - plain, axis=1) / np.linalg.norm(plain, axis=1)
     assert apart.max() < 1e-3  # of the length of an image's features
     np.testing.assert_allclose(found, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_the_second_layer_reads_the_maps_of_the_first():
+    images = digits(0, 1, 2)[:60]
+    scorer = fit_patches(images, sides=(2, 3), cells=2, centroids=12, clusters=3, layers=2)
+    largest = plain_features(images, scorer.first, 6, 1, 8).max()  # (60, 8 8 64)
+    few = images[:20]
+    plain = plain_features(few, scorer.first, 6, 1, 8).reshape(20, 8, 8, 64) / largest
+    plain = torch.from_numpy(plain.transpose(0, 3, 1, 2))
+    torch.testing.assert_close(maps_of(few, scorer.first).double(), plain, rtol=0, atol=1e-4)
+    for side, (dictionary, memory) in zip((2, 3), scorer.views, strict=True):
+        raw = plain_features(255 * plain, dictionary, side, 1, 2)
+        points = (torch.from_numpy(raw) - dictionary.mean) * dictionary.scale
+        near = torch.cdist(points, memory.points.double()).sort(1).values[:, :5].mean(1)
+        found = scorer.distances(few)[:, 4 * (side - 2)]
+        torch.testing.assert_close(found.double(), near, rtol=5e-3, atol=5e-3)
+    assert scorer.shape == (1, 16, 16)
+    assert scorer.names[-1] == "Mahalanobis of a cluster, 3 cells"
+    assert scorer.map(few).shape == (20, 2, 2)
 
 
 def test_whitened_patches_have_the_covariance_that_the_floor_leaves():
@@ -212,6 +226,8 @@ def test_dictionaries_and_points_that_do_not_fit_are_refused(scorer):
     for views in (wrong[:1], wrong, [(first, memory), (sizes, memory)]):
         with pytest.raises(ValueError, match="do not fit"):
             PatchScorer(views, scorer.own)
+    with pytest.raises(ValueError, match="do not fit"):
+        PatchScorer(scorer.views, scorer.own, first)  # no maps of 16 pixels, of one channel
 
 
 def test_at_most_so_many_images_are_distances(ones_and_fours):
@@ -222,7 +238,8 @@ def test_at_most_so_many_images_are_distances(ones_and_fours):
 
 def test_small_images_and_few_of_them():
     images = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8)
-    assert torch.isfinite(fit_patches(images, centroids=4)(images)).all()
+    for layers in (1, 2):
+        assert torch.isfinite(fit_patches(images, centroids=4, layers=layers)(images)).all()
     with pytest.raises(NotApplicable, match="got 7 training"):
         fit_patches(images[:7])
     with pytest.raises(ValueError, match="resize"):
