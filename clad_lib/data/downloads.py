@@ -56,18 +56,6 @@ def read_parquet(path: Path, classes: Sequence[str]) -> Encoded:
     return [blob or b"" for blob in pictures], labels, paths, tuple(map(str, names))
 
 
-def fetched(name: str, root: Path) -> bool:
-    """Whether an earlier download to `root` is whole, by torchvision's own check."""
-    from torchvision.datasets.utils import check_integrity
-
-    if name == "tiny_imagenet" or not root.is_dir():
-        return check_integrity(str(root / TINY_ZIP), TINY_MD5)
-    try:
-        return all(_official(name, root, part, download=False) for part in ("train", "test"))
-    except (OSError, RuntimeError):
-        return False
-
-
 def download(name: str, root: Path, part: str) -> Encoded:
     """One split of MNIST, GTSRB or CIFAR-10 by torchvision, or of Tiny-ImageNet's official zip."""
     from torchvision.datasets.utils import download_url
@@ -78,7 +66,7 @@ def download(name: str, root: Path, part: str) -> Encoded:
                 TINY_URL, str(root), TINY_ZIP, TINY_MD5
             )  # a whole one is not fetched again
             return read_tiny_zip(root / TINY_ZIP, part)
-        stored = _official(name, root, part, download=True)
+        stored = _official(name, root, part)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{name} could not be downloaded to {shown(root)} ({error}): connect to the network, "
@@ -94,14 +82,14 @@ def download(name: str, root: Path, part: str) -> Encoded:
     return np.ascontiguousarray(images), np.array(stored.targets, np.int64), (), classes
 
 
-def _official(name: str, root: Path, part: str, *, download: bool) -> Any:
+def _official(name: str, root: Path, part: str) -> Any:
     from torchvision import datasets as official
 
     kinds = {"mnist": official.MNIST, "gtsrb": official.GTSRB, "cifar10": official.CIFAR10}
     if name not in kinds:
         raise RuntimeError("no place is known")
     which = {"split": part} if name == "gtsrb" else {"train": part == "train"}
-    return kinds[name](str(root), download=download, **which)
+    return kinds[name](str(root), download=True, **which)
 
 
 def read_tiny_zip(path: Path, part: str) -> Encoded:

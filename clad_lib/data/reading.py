@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from clad_lib.config import datasets, unknown
 from clad_lib.data.cache import ImageData, cache_file, cache_folder, cached
-from clad_lib.data.downloads import download, fetched, read_parquet
+from clad_lib.data.downloads import download, read_parquet
 from clad_lib.data.folders import image_files, in_words, read_folder
 from clad_lib.data.pictures import DataError, decode, highest_values, shown
 
@@ -62,21 +62,6 @@ def source_of(name: str) -> str:
     published = "Parquet in CLAD_DATA" if os.environ.get("CLAD_DATA") else "the official download"
     known = dict.fromkeys(datasets(), published) | {"digits": "embedded in scikit-learn"}
     return known.get(name, "a folder")
-
-
-def to_download(name: str, *, root: Path | None = None, cache: Path | None = None) -> str:
-    """What `load_dataset(name)` would fetch from the network, in words; empty for nothing.
-
-    Nothing is fetched for digits and folders, where CLAD_DATA is set, and for what is in `cache`
-    or `root` already.
-    """
-    megabytes = datasets().get(name, {}).get("download_mb")
-    if not megabytes or os.environ.get("CLAD_DATA"):
-        return ""
-    root = root or cache_folder(cache) / "downloads"
-    decoded = all(cache_file(name, _source(name, part, root), cache).is_file() for part in PARTS)
-    told = f"{name} is not on this machine: {megabytes} MB would be downloaded to {shown(root)}"
-    return "" if decoded or fetched(name, root) else told
 
 
 def units_of(images: np.ndarray, tracks: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from clad_lib.config import datasets
 from clad_lib.data import copies, reading
 from clad_lib.data.pictures import DataError
-from clad_lib.data.reading import load_dataset, to_download, units_of
+from clad_lib.data.reading import load_dataset, units_of
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -383,16 +383,6 @@ def test_units_join_tracks_that_share_an_image(pairs):
             inside |= np.isin(tracks, tracks[inside]) | np.isin(pictures, pictures[inside])
         assert np.array_equal(found == found[start], inside)
         assert found[start] == tracks[inside].min()
-
-
-def test_what_a_download_would_fetch(tmp_path, monkeypatch):
-    places = dict(root=tmp_path / "root", cache=tmp_path / "cache")
-    for name in ("mnist", "gtsrb", "cifar10", "tiny_imagenet"):
-        assert f"{name} is not on this machine" in to_download(name, **places)
-    assert to_download("digits", **places) == to_download(str(tmp_path), **places) == ""
-    monkeypatch.setenv("CLAD_DATA", str(tmp_path))
-    assert to_download("mnist", **places) == ""
-    assert not list(tmp_path.iterdir())
 
 
 def test_no_bar_is_shown_where_progress_is_off(mnist, tmp_path, capsys):
