@@ -33,15 +33,15 @@ class ImageData:
     notes: tuple[str, ...] = ()
 
 
-def cache_folder(cache: str | Path | None = None) -> Path:
-    """Where decoded images and downloads lie: `cache`, else CLAD_CACHE, else the user's cache."""
+def cache_folder() -> Path:
+    """Where decoded images and downloads lie: CLAD_CACHE, else the user's cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "clad")
-    return Path(cache or os.environ.get("CLAD_CACHE") or home)
+    return Path(os.environ.get("CLAD_CACHE") or home)
 
 
-def cached_files(cache: str | Path | None = None) -> list[Path]:
+def cached_files() -> list[Path]:
     """The files of decoded images; downloads lie beside, in `downloads`."""
-    return sorted(cache_folder(cache).glob(PATTERN))
+    return sorted(cache_folder().glob(PATTERN))
 
 
 def cached(path: Path, make: Callable[[], ImageData]) -> ImageData:
@@ -79,13 +79,13 @@ def _store(path: Path, data: ImageData) -> None:
             part.unlink()
 
 
-def cache_file(name: str, source: list, cache: str | Path | None) -> Path:
+def cache_file(name: str, source: list) -> Path:
     """Where the images decoded from `source` lie: its files, and all else that decides on them."""
     identities = [
         _identity(item) if isinstance(item, Path) and item.is_file() else item for item in source
     ]
     digest = hashlib.blake2b(repr((RULES, identities)).encode(), digest_size=8).hexdigest()
-    return cache_folder(cache) / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:40]}-{digest}.npz"
+    return cache_folder() / f"{re.sub('[^A-Za-z0-9_.-]', '_', name)[:40]}-{digest}.npz"
 
 
 def _identity(file: Path) -> object:

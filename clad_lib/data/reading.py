@@ -26,8 +26,6 @@ PARTS = ("train", "test")
 def load_dataset(
     name: str,
     *,
-    root: Path | None = None,
-    cache: Path | None = None,
     size: int | None = None,
     split: str = "shuffled",
     progress: bool = True,
@@ -37,10 +35,10 @@ def load_dataset(
     `name` is a table of datasets.toml or a folder of images: one sub-folder a class, or flat for
     all normal, under `train` and `test` if both are there. CLAD_DATA names a folder of Parquet
     files {name}-{train|test}.parquet in the Hugging Face layout; without it the images are
-    downloaded to `root`. `size` is the side to which the images of a folder are brought. The
-    digits are split by a fixed shuffle within each class, or `by_writer`: other people wrote the
-    test. Decoded images are kept in `cache` (see `cache_folder`). What was left out of a folder,
-    or read in part, is warned of and stands in the notes.
+    downloaded. `size` is the side to which the images of a folder are brought. The digits are split
+    by a fixed shuffle within each class, or `by_writer`: other people wrote the test. Downloads and
+    decoded images are kept in `cache_folder()`. What was left out of a folder, or read in part, is
+    warned of and stands in the notes.
 
     Raises DataError, one line with the cure, for whatever is missing, damaged or inconsistent.
     """
@@ -52,8 +50,8 @@ def load_dataset(
     if name == "digits":
         return _digits(split)
     if name not in known:
-        return _folder(name, cache, size, progress)
-    train, test = (_part(name, part, root, cache, progress) for part in PARTS)
+        return _folder(name, size, progress)
+    train, test = (_part(name, part, progress) for part in PARTS)
     return train, test
 
 
@@ -80,29 +78,25 @@ def units_of(images: np.ndarray, tracks: np.ndarray) -> np.ndarray:
     return np.array([least[track] for track in tracks.tolist()], np.int64)
 
 
-def _source(name: str, part: str, root: Path) -> list:
-    """All that decides on the images of a part: the file or place, and the facts applied to it."""
+def _part(name: str, part: str, progress: bool) -> ImageData:
     facts, folder = datasets()[name], os.environ.get("CLAD_DATA")
+    root = cache_folder() / "downloads"
     place = Path(folder, f"{name}-{part}.parquet") if folder else f"{shown(root)}, {part}"
-    return [place, facts["channels"], facts["size"], facts.get("tracks"), *facts["classes"]]
-
-
-def _part(name: str, part: str, root: Path | None, cache: Path | None, progress: bool) -> ImageData:
-    root = root or cache_folder(cache) / "downloads"
-    facts, source = datasets()[name], _source(name, part, root)
+    # All that decides on the images: the file or place, and the facts applied to it.
+    source = [place, facts["channels"], facts["size"], facts.get("tracks"), *facts["classes"]]
 
     def make() -> ImageData:
         pictures, labels, paths, names = (
-            read_parquet(source[0], facts["classes"])
-            if isinstance(source[0], Path)
+            read_parquet(place, facts["classes"])
+            if isinstance(place, Path)
             else download(name, root, part)
         )
         if isinstance(pictures, list):
-            pictures = _decoded(pictures, facts, f"{shown(source[0])}, row", progress)
+            pictures = _decoded(pictures, facts, f"{shown(place)}, row", progress)
         tracks = _tracks(pictures, labels, paths) if facts.get("tracks") else np.arange(len(labels))
         return ImageData(pictures, labels, tracks, names)
 
-    return cached(cache_file(name, source, cache), make)
+    return cached(cache_file(name, source), make)
 
 
 def _decoded(blobs: list[bytes], facts: dict[str, Any], where: str, progress: bool) -> np.ndarray:
@@ -156,9 +150,7 @@ def _divided(data: ImageData, test: np.ndarray) -> tuple[ImageData, ImageData]:
     return train, tested
 
 
-def _folder(
-    name: str, cache: Path | None, size: int | None, progress: bool
-) -> tuple[ImageData, ImageData]:
+def _folder(name: str, size: int | None, progress: bool) -> tuple[ImageData, ImageData]:
     folder = Path(name.removeprefix("folder:"))
     if not folder.is_dir():
         message = unknown("data set", shown(name), datasets())
@@ -186,7 +178,7 @@ def _folder(
         return ImageData(images, labels, np.array([row[f] for f in kept]), tuple(names), notes)
 
     source = [*classes, *classes.values(), size, in_words(skipped)]
-    data = cached(cache_file(folder.resolve().name, source, cache), make)
+    data = cached(cache_file(folder.resolve().name, source), make)
     for note in data.notes:
         warnings.warn(note, stacklevel=3)
     if parted:

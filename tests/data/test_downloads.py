@@ -59,23 +59,24 @@ def served(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/served.zip"
         monkeypatch.setattr(downloads, "TINY_URL", address)
-        yield dict(root=tmp_path / "root", cache=tmp_path / "cache")
+        monkeypatch.setenv("CLAD_CACHE", str(tmp_path / "cache"))
+        yield tmp_path / "cache"
         server.shutdown()
 
 
 def test_what_was_fetched_or_decoded_before_is_not_fetched_again(served, monkeypatch):
-    train, test = load_dataset("tiny_imagenet", **served)
+    train, test = load_dataset("tiny_imagenet")
     assert train.images.shape == (2, 3, 64, 64)
     assert (train.images == 9).all()
     assert test.labels.tolist() == [39]
-    zipped = served["root"] / "tiny-imagenet-200.zip"
-    for path in served["cache"].glob("*.npz"):
+    zipped = served / "downloads" / "tiny-imagenet-200.zip"
+    for path in served.glob("*.npz"):
         path.unlink()
     monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: pytest.fail("fetched again"))
-    load_dataset("tiny_imagenet", **served)  # the zip is here
+    load_dataset("tiny_imagenet")  # the zip is here
     zipped.unlink()
     monkeypatch.setattr(reading, "download", lambda *a: pytest.fail("fetched again"))
-    load_dataset("tiny_imagenet", **served)  # the images are here
+    load_dataset("tiny_imagenet")  # the images are here
 
 
 def test_a_wrong_checksum_is_never_read(served, monkeypatch):
@@ -83,7 +84,7 @@ def test_a_wrong_checksum_is_never_read(served, monkeypatch):
     monkeypatch.setattr(downloads, "read_tiny_zip", lambda *a: pytest.fail("read"))
     for _ in range(2):  # what was left by the first is not taken for whole
         with pytest.raises(DataError, match=r"tiny_imagenet could not be downloaded .*corrupted"):
-            load_dataset("tiny_imagenet", **served)
+            load_dataset("tiny_imagenet")
 
 
 def test_no_network_and_no_local_data_names_the_cure(tmp_path, monkeypatch):
@@ -92,11 +93,12 @@ def test_no_network_and_no_local_data_names_the_cure(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("Network is unreachable")
 
+    monkeypatch.setenv("CLAD_CACHE", str(tmp_path))
     monkeypatch.setattr(datasets.MNIST, "download", offline)
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     for name in ("mnist", "tiny_imagenet"):
         with pytest.raises(DataError, match="set CLAD_DATA to a folder"):
-            load_dataset(name, root=tmp_path)
+            load_dataset(name)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -111,7 +113,7 @@ def test_what_torchvision_stores_becomes_channels_first(tmp_path, monkeypatch, n
         self.data, self.targets = pixels + (not train), [4, 3, 2, 1, 0]
 
     monkeypatch.setattr(getattr(datasets, name.upper()), "__init__", official)
-    train, test = load_dataset(name, root=tmp_path)
+    train, test = load_dataset(name)
     flat = pixels[:, None] if name == "mnist" else pixels.transpose(0, 3, 1, 2)
     assert np.array_equal(train.images, flat)
     assert np.array_equal(test.images, flat + np.uint8(1))
@@ -130,7 +132,7 @@ def test_gtsrb_is_stretched_to_squares_as_published(tmp_path, monkeypatch):
         self._samples = [(str(path), 7) for path in sorted(tmp_path.glob("*.ppm"))]
 
     monkeypatch.setattr(datasets.GTSRB, "__init__", official)
-    train, _ = load_dataset("gtsrb", root=tmp_path)
+    train, _ = load_dataset("gtsrb")
     expected = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR)
     assert np.array_equal(train.images[1], np.asarray(expected).transpose(2, 0, 1))
     assert train.tracks.tolist() == [0, 0]
@@ -146,4 +148,4 @@ def test_a_data_set_without_a_download_names_the_folder(tmp_path, monkeypatch):
     for module in (reading, downloads):
         monkeypatch.setattr(module, "datasets", lambda: known)
     with pytest.raises(DataError, match=r"set CLAD_DATA to a folder with toy-train.parquet"):
-        load_dataset("toy", root=tmp_path)
+        load_dataset("toy")

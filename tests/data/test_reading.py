@@ -332,13 +332,14 @@ def test_parquet_and_cache_in_folders_of_any_name(tmp_path, monkeypatch):
     except OSError:
         pytest.skip("this file system holds UTF-8 names alone")
     monkeypatch.setenv("CLAD_DATA", str(folder))
+    monkeypatch.setenv("CLAD_CACHE", str(folder / "cache"))
     with pytest.raises(DataError, match=r"caf\\udce9/mnist-train.parquet cannot be read"):
-        load_dataset("mnist", cache=folder / "cache")
+        load_dataset("mnist")
     for part in ("train", "test"):
         write_parquet(tmp_path / "some.parquet", [1, 2])
         (tmp_path / "some.parquet").rename(folder / f"mnist-{part}.parquet")
     for _ in range(2):
-        assert load_dataset("mnist", cache=folder / "cache")[0].labels.tolist() == [1, 2]
+        assert load_dataset("mnist")[0].labels.tolist() == [1, 2]
 
 
 def test_the_digits_are_a_fixed_shuffle_within_each_class():
