@@ -23,13 +23,6 @@ def area(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
     return (anomalous * halves).sum(-1) / (2 * normal.sum(-1) * anomalous.sum(-1))
 
 
-def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
-    """sum_t (R_t - R_t-1) P_t; counts (G,) by falling confidence in the positive class."""
-    hits = np.cumsum(positive)
-    precision = hits / np.maximum(hits + np.cumsum(negative), 1)
-    return float((positive * precision).sum() / hits[-1])
-
-
 def fpr95(normal: np.ndarray, anomalous: np.ndarray) -> float:
     """Share of anomalies accepted at the lowest threshold that accepts 95 % of normal images."""
     line = (100 * np.cumsum(normal) < 95 * normal.sum()).sum()  # 0.95 n is not exact

@@ -13,7 +13,6 @@ from scipy.stats import t as student
 
 from clad_lib.judge.counting import (
     area,
-    average_precision,
     checked,
     counts,
     finite,
@@ -73,18 +72,21 @@ def evaluate(scores: ArrayLike, anomaly: ArrayLike) -> Metrics:
     Warns ConstantScores when all scores are equal. Raises ValueError for scores that are not 1-D,
     NaN or infinite, for lengths that differ, and where one of the two classes is absent.
     """
-    normal, anomalous = counts(*checked(scores, anomaly))
+    from sklearn.metrics import average_precision_score  # half a second, for this function alone
+
+    values, truth = checked(scores, anomaly)
+    normal, anomalous = counts(values, truth)
     return Metrics(
         auroc=float(area(normal, anomalous)),
-        aupr_anomaly=average_precision(anomalous[::-1], normal[::-1]),
-        aupr_normal=average_precision(normal, anomalous),  # found from the lowest score up
+        aupr_anomaly=float(average_precision_score(truth, values)),
+        aupr_normal=float(average_precision_score(~truth, -values)),
         fpr95=fpr95(normal, anomalous),
     )
 
 
 def auroc(scores: ArrayLike, anomaly: ArrayLike) -> float:
     """Area under the ROC curve in [0, 1], as in `evaluate`."""
-    return evaluate(scores, anomaly).auroc
+    return float(area(*counts(*checked(scores, anomaly))))
 
 
 def f1_at(scores: ArrayLike, anomaly: ArrayLike, threshold: ArrayLike) -> Confusion:
