@@ -89,28 +89,25 @@ def auroc(scores: ArrayLike, anomaly: ArrayLike) -> float:
     return float(area(*counts(*checked(scores, anomaly))))
 
 
-def f1_at(scores: ArrayLike, anomaly: ArrayLike, threshold: ArrayLike) -> Confusion:
+def f1_at(scores: ArrayLike, anomaly: ArrayLike, threshold: float) -> Confusion:
     """Alarms, score > threshold, at a threshold fixed beforehand; anomaly is the positive class.
 
-    `threshold` is a number, or (N,) with one an image, as per-cluster thresholds give; inf never
-    alarms. Raises ValueError as `evaluate`, and for a threshold that is NaN or of another length.
+    With a threshold of inf nothing alarms. Raises ValueError as `evaluate`, and for one of NaN.
     """
     values, truth = checked(scores, anomaly)
-    line = np.asarray(threshold, dtype=np.float64)
-    if line.shape not in ((), values.shape) or np.isnan(line).any():
-        raise ValueError(f"threshold is {line}: expected a number, or one an image {values.shape}")
-    tn, fp, fn, tp = np.bincount(2 * truth + (values > line), minlength=4).tolist()
+    if math.isnan(threshold):
+        raise ValueError("threshold is NaN: expected a number; inf alarms on nothing")
+    tn, fp, fn, tp = np.bincount(2 * truth + (values > threshold), minlength=4).tolist()
     rates = tp / max(tp + fp, 1), tp / (tp + fn), 2 * tp / (2 * tp + fp + fn), fp / (fp + tn)
     return Confusion(tp, fp, tn, fn, *rates)
 
 
-def best_f1(scores: ArrayLike, anomaly: ArrayLike) -> Confusion:
-    """ORACLE: alarms at the threshold with the largest F1, as published; never a clean result."""
+def best_f1(scores: ArrayLike, anomaly: ArrayLike) -> float:
+    """ORACLE: the largest F1 that any threshold gives, as published; never a clean result."""
     values, truth = checked(scores, anomaly)
     normal, anomalous = (count[::-1].cumsum()[::-1] for count in counts(values, truth))
     f1 = 2 * anomalous / (truth.sum() + anomalous + normal)  # (G,) alarm from each score upwards
-    lines = np.append(-np.inf, np.unique(values))  # alarms are strict: the next lower score
-    return f1_at(values, truth, lines[f1.argmax()])
+    return float(f1.max())
 
 
 def hard_decision_auroc(scores: ArrayLike, threshold: float, anomaly: ArrayLike) -> float:

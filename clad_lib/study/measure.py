@@ -65,7 +65,7 @@ def measure(
     if config.flip_auroc:
         found["auroc"] = max(found["auroc"], 1 - found["auroc"])
     if config.best_f1:
-        found["f1"] = metrics.best_f1(tested, anomaly).f1
+        found["f1"] = metrics.best_f1(tested, anomaly)
     return scores_table(split, scored, free), found
 
 

@@ -101,21 +101,19 @@ def test_f1_equals_scikit_learn(threshold):
     assert found == pytest.approx((tp, fp, tn, fn, *rates, fp / (fp + tn)))
 
 
-def test_f1_takes_one_threshold_an_image_and_none_that_alarms():
+def test_f1_takes_a_threshold_that_nothing_reaches():
     scores, anomaly = np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, False, True, True])
-    assert f1_at(scores, anomaly, [0.0, 9.0, 2.0, np.inf])[:4] == (1, 1, 1, 1)
     assert f1_at(scores, anomaly, np.inf) == (0, 0, 2, 2, 0, 0, 0, 0)
-    for wrong in (np.nan, [1.0, 2.0]):
-        with pytest.raises(ValueError, match=r"threshold is .* expected a number"):
-            f1_at(scores, anomaly, wrong)
+    with pytest.raises(ValueError, match=r"threshold is NaN: expected a number"):
+        f1_at(scores, anomaly, np.nan)
 
 
 @pytest.mark.parametrize("shift", [-2.0, 1.0])
 def test_best_f1_is_the_best_of_all_thresholds(shift):
     scores, anomaly = draw(14, 80, shift=shift, ties=3)
     every = [f1_at(scores, anomaly, line).f1 for line in np.append(scores, -np.inf)]
-    assert best_f1(scores, anomaly).f1 == pytest.approx(max(every))
-    assert best_f1([1.0, 2.0], [True, False]).f1 == pytest.approx(2 / 3)  # alarms on everything
+    assert best_f1(scores, anomaly) == pytest.approx(max(every))
+    assert best_f1([1.0, 2.0], [True, False]) == pytest.approx(2 / 3)  # alarms on everything
 
 
 def test_the_roc_curve_of_decisions_has_one_point():
