@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,21 +110,17 @@ def _write_scores(batches: Any, csv: Path) -> tuple[Any, list, dict[str, int]]:
 
     import numpy as np
 
-    from clad_lib.study.store import cannot_write
+    from clad_lib.study.store import draft_of
 
     scores, top, skipped = list[Any](), list[Any](), Counter[str]()
-    try:
-        with tempfile.TemporaryDirectory(dir=csv.parent, prefix=".clad-") as draft:
-            for frame, images in batches:
-                part = Path(draft, "scores.csv")
-                frame.to_csv(part, mode="a", header=not scores, index=False)
-                scores.append(frame.score.to_numpy()[: len(images)])
-                named = zip(frame.score, frame.path, images, strict=False)
-                top = sorted([*top, *named], key=lambda each: -each[0])[:GALLERY]
-                skipped.update(reason.split(" (")[0] for reason in frame.skipped if reason)
-            os.replace(part, csv)
-    except OSError as error:
-        raise cannot_write(csv, error) from error
+    with draft_of(csv, parents=False) as draft:
+        for frame, images in batches:
+            frame.to_csv(draft, mode="a", header=not scores, index=False)
+            scores.append(frame.score.to_numpy()[: len(images)])
+            named = zip(frame.score, frame.path, images, strict=False)
+            top = sorted([*top, *named], key=lambda each: -each[0])[:GALLERY]
+            skipped.update(reason.split(" (")[0] for reason in frame.skipped if reason)
+        draft.replace(csv)
     return np.concatenate(scores), top, dict(skipped)
 
 

@@ -386,7 +386,7 @@ def test_an_interrupt_while_scoring_leaves_no_table(step, place, tmp_path, capsy
         raise KeyboardInterrupt
 
     names = {"decode": "clad_lib.data.folders.decode", "to_csv": "pandas.DataFrame.to_csv"}
-    monkeypatch.setattr(names.get(step, "clad_lib.detector_commands.os.replace"), interrupt)
+    monkeypatch.setattr(names.get(step, "os.replace"), interrupt)
     words = ("score", place / "kept", place / "normal", "--csv", tmp_path / "scores.csv")
     status, _, lines = press(capsys, *words)
     assert (status, len(lines)) == (1, 1)

@@ -30,10 +30,15 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
 
 
 @contextlib.contextmanager
-def _draft(final: Path) -> Iterator[Path]:
-    """Where to write what is to become `final`; it is gone when the block ends."""
+def draft_of(final: Path, *, parents: bool = True) -> Iterator[Path]:
+    """Where to write what is to become `final`, of which the block's end leaves nothing behind.
+
+    Folders above `final` that are missing are made, unless told otherwise. Raises StoreError for an
+    OSError in the block.
+    """
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+        if parents:
+            final.parent.mkdir(parents=True, exist_ok=True)
         place: Any = dict(dir=final.parent, prefix=f".{final.name}-", ignore_cleanup_errors=True)
         with tempfile.TemporaryDirectory(**place) as private:
             yield Path(private, final.name)
@@ -46,7 +51,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     Raises StoreError when it cannot be written; nothing is left behind then.
     """
-    with _draft(path) as draft:
+    with draft_of(path) as draft:
         draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(draft, path)
 
@@ -68,7 +73,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     Where another process finished `final` in the meantime, that one is kept. A `final` without a
     record, left by a process that was killed, is replaced. Raises StoreError when the disk refuses.
     """
-    with _draft(final) as draft:
+    with draft_of(final) as draft:
         draft.mkdir()
         yield draft
         if not (final / RECORD).is_file():
