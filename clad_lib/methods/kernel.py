@@ -12,7 +12,7 @@ from torch import Tensor
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.methods.distances import squared_distances
-from clad_lib.methods.scorers import check_shape, check_training, pixels
+from clad_lib.methods.scorers import check_shape, check_training, pixels, some
 
 Gamma = float | Literal["scale", "median"]
 
@@ -118,8 +118,7 @@ def _bandwidth(rows: Tensor, gamma: Gamma, seed: int) -> float:
     if gamma == "scale":
         width = rows.shape[1] * float(rows.var(correction=0))
     elif gamma == "median":
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-        sample = rows[order[:MEDIAN_IMAGES]]
+        sample = rows[some(len(rows), MEDIAN_IMAGES, seed=seed)]
         pairs = torch.triu_indices(len(sample), len(sample), offset=1)
         squared = squared_distances(sample, sample)[*pairs]
         width = 2 * float(squared.median()) if len(squared) else 0.0

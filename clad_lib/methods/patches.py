@@ -18,7 +18,7 @@ from clad_lib.methods.distances import (
     remember,
     with_cluster,
 )
-from clad_lib.methods.scorers import PartScorer, check_shape, check_training
+from clad_lib.methods.scorers import PartScorer, check_shape, check_training, some
 
 
 def fits(dictionary: Dictionary, memory: Memory) -> bool:
@@ -110,8 +110,7 @@ def fit_patches(
     Raises NotApplicable for fewer than 8 images.
     """
     check_training(images, least=8)
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(images), generator=generator)[:keep].sort().values
+    rows = some(len(images), keep, seed=seed).sort().values
     images, names = images[rows], np.arange(len(rows)) if groups is None else groups[rows.numpy()]
     members = torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(device)
     images, first = images.to(device), None
