@@ -39,8 +39,11 @@ class PartScorer:
 
     A part is the logarithm of a distance, less its median over training images that were kept out
     of it, over their median absolute deviation. `own` (n, parts) are the distances of those
-    images, `normals` (n,) their scores. A kind of scorer says how images get their `distances`.
+    images, `normals` (n,) their scores. A kind of scorer says how images (N, C, S, S) get their
+    `distances` (N, parts).
     """
+
+    distances: Callable[[Tensor], Tensor]
 
     def __init__(self, names: Sequence[str], shape: tuple[int, ...], own: Tensor):
         self.names, self.shape, self.own = names, shape, own
@@ -58,10 +61,6 @@ class PartScorer:
         check_shape(images, self.shape)
         scores = self._comparable(self.distances(images).cpu())
         return dict(zip(self.names, scores.T, strict=True))
-
-    def distances(self, images: Tensor) -> Tensor:
-        """Images (N, C, S, S) -> distances (N, parts)."""
-        raise NotImplementedError
 
     def _comparable(self, found: Tensor) -> Tensor:
         return (found.clamp_min(SMALLEST).log() - self.centre) / self.spread
