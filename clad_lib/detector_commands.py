@@ -82,8 +82,9 @@ def score(
         "images": len(scores),
         "alarms": alarms,
         "skipped or read in part": skipped,
+        "threshold": kept.threshold.value,
+        "promise": guarantees.in_words(kept.threshold),
     }
-    said |= {"threshold": kept.threshold.value, "promise": guarantees.in_words(kept.threshold)}
     drift = kept.drift(scores) if normal else None
     if drift is not None:
         said |= {

@@ -19,7 +19,7 @@ import torch
 from clad_lib.clad.scores import Scored, Scorer
 from clad_lib.config import Config, unknown
 from clad_lib.data.cache import ImageData
-from clad_lib.data.folders import image_files, in_words, read_folder
+from clad_lib.data.folders import in_words, read_folder
 from clad_lib.data.pictures import DataError, shown
 from clad_lib.data.reading import units_of
 from clad_lib.data.scenarios import make_split
@@ -67,9 +67,8 @@ def read_images(
     """
     if not isinstance(images, (str, Path)):
         return as_images(images).numpy(), "", []
-    files, skipped = image_files(images, strict=strict)
-    pixels, _, more = read_folder(files, strict=strict, **how)
-    return pixels, in_words(skipped + more), [str(Path(images).resolve())]
+    pixels, _, skipped = read_folder(images, strict=strict, **how)
+    return pixels, in_words(skipped), [str(Path(images).resolve())]
 
 
 def known(images: Any, units: np.ndarray) -> np.ndarray:
