@@ -37,15 +37,15 @@ class Clusters(NamedTuple):
     converged: bool
 
 
-def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) of each channel of uint8 images (N, C, H, W) in [0, 1]."""
+def channel_statistics(images: Tensor) -> dict[str, Any]:
+    """The `mean` and `std` (C,) of each channel of uint8 images (N, C, H, W) in [0, 1]."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     channels = images.cpu().unbind(1)
     counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in channels])
     share = counts.double() / counts.sum(1, keepdim=True)  # (C, 256)
     mean = share @ levels
     variance = (share * (levels - mean[:, None]) ** 2).sum(1)
-    return mean.float(), variance.sqrt().clamp_min(SMALLEST_STD).float()
+    return {"mean": mean.float(), "std": variance.sqrt().clamp_min(SMALLEST_STD).float()}
 
 
 def statistics(split: Split, settings: Settings) -> dict[str, Any]:
@@ -58,9 +58,8 @@ def statistics(split: Split, settings: Settings) -> dict[str, Any]:
     if settings.hidden_statistics:
         classes = torch.from_numpy(split.answers.train_class)
         groups = [split.train[classes == k] for k in classes.unique()]
-    parts = zip(*map(channel_statistics, groups), strict=True)
-    mean, std = (torch.stack(part).mean(0) for part in parts)
-    return {"mean": mean, "std": std}
+    found = [*map(channel_statistics, groups)]
+    return {name: torch.stack([each[name] for each in found]).mean(0) for name in ("mean", "std")}
 
 
 class Standardise(nn.Module):

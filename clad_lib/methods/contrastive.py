@@ -80,8 +80,7 @@ def contrastive_network(split: Split, settings: Settings) -> Trained:
     images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
     each = max(1, settings.contrastive_views // (CROPS * TURNS))  # the number of images
     images = images[some(len(images), each, seed=settings.seed)]
-    mean, std = channel_statistics(images)
-    model = PlainNet(*images.shape[1:3], classes=PLACES, mean=mean, std=std).to(settings.device)
+    model = PlainNet(*images.shape[1:3], classes=PLACES, **channel_statistics(images))
 
     def loss(model: nn.Module, images: Tensor) -> Tensor:
         instances = turned(images)
@@ -92,7 +91,7 @@ def contrastive_network(split: Split, settings: Settings) -> Trained:
         return -AGREEMENT * agreement - torch.stack([*map(coding_rate, places)]).mean()
 
     losses = fit(
-        model,
+        model.to(settings.device),
         loss,
         images,
         epochs=round(each / len(images)),

@@ -78,8 +78,11 @@ def fit_rotation(
     network: type[torch.nn.Module] = PlainNet,
 ) -> Trained:
     """A network that names label and turn of uint8 images (N, C, S, S) with labels (N,)."""
-    mean, std = channel_statistics(images)
-    model = network(*images.shape[1:3], classes=TURNS * (int(labels.max()) + 1), mean=mean, std=std)
+    model = network(
+        *images.shape[1:3],
+        classes=TURNS * (int(labels.max()) + 1),
+        **channel_statistics(images),
+    )
 
     def loss(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         if split.scenario.mirror:

@@ -26,11 +26,11 @@ from clad_lib.config import Settings, make_config
 
 def test_statistics_against_numpy():
     images = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
-    mean, std = channel_statistics(images)
+    mean, std = channel_statistics(images).values()
     unit = images.numpy() / 255
     assert mean.numpy() == pytest.approx(unit.mean((0, 2, 3)), abs=1e-6)
     assert std.numpy() == pytest.approx(unit.std((0, 2, 3)), abs=1e-6)
-    assert channel_statistics(images.fill_(7))[1].numpy() == pytest.approx(1 / 255)
+    assert channel_statistics(images.fill_(7))["std"].numpy() == pytest.approx(1 / 255)
 
 
 def test_the_published_defect_averages_the_statistics_of_the_hidden_classes():

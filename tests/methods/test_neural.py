@@ -37,8 +37,7 @@ def zeros():
 @pytest.fixture(scope="module")
 def autoencoder(zeros):
     with seeded(0):
-        mean, std = channel_statistics(zeros[0])
-        return ConvAutoencoder(1, 16, latent=4, mean=mean, std=std).eval()
+        return ConvAutoencoder(1, 16, latent=4, **channel_statistics(zeros[0])).eval()
 
 
 @pytest.fixture
