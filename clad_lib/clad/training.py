@@ -130,8 +130,7 @@ def fit(
 
 
 def _stepping(model, optimizer, schedule, lr, weight_decay, steps) -> tuple[Any, Any]:
-    parameters = [each for each in model.parameters() if each.requires_grad]
-    stepper = OPTIMISERS[optimizer](parameters, lr=lr, weight_decay=weight_decay)
+    stepper = OPTIMISERS[optimizer](model.parameters(), lr=lr, weight_decay=weight_decay)
     if schedule == "onecycle":
         return stepper, torch.optim.lr_scheduler.OneCycleLR(stepper, lr, total_steps=steps)
     return stepper, torch.optim.lr_scheduler.ConstantLR(stepper, factor=1)
