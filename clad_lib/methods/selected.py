@@ -22,7 +22,6 @@ from clad_lib.data.split import Split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.scorers import NotApplicable
 
-ONE_PASS = tuple(POSTHOC)
 GROUPS = 6  # of k-means, withheld when the number of clusters itself is chosen
 
 
@@ -139,7 +138,7 @@ def selected(
     """The score that tells withheld pseudo-classes best; without any, ODIN as it is set.
 
     Reads temperature, epsilon, epsilon_unit and odin_factor, for the latter case alone. Needs the
-    scores of ONE_PASS.
+    scores of POSTHOC.
     """
     unit = "published" if settings.odin_factor else settings.epsilon_unit
     choice = Choice("ODIN", settings.temperature, settings.epsilon, unit, np.nan)
@@ -150,7 +149,7 @@ def selected(
 def oracle(split: Split, settings: Settings, classifier: Trained, *scored: Scored) -> Scored:
     """The score that tells all test images best by their labels: an upper bound, never a result.
 
-    Reads odin_factor. Needs the scores of ONE_PASS. Raises NotApplicable for a test split without
+    Reads odin_factor. Needs the scores of POSTHOC. Raises NotApplicable for a test split without
     anomalies or without normal images.
     """
     anomaly = split.answers.test_anomaly
@@ -159,7 +158,7 @@ def oracle(split: Split, settings: Settings, classifier: Trained, *scored: Score
             f"Oracle got {anomaly.sum()} anomalies among {len(anomaly)} test images: expected both "
             "kinds of image; name a scenario that has them"
         )
-    plain = {name: each.test for name, each in zip(ONE_PASS, scored, strict=True)}
+    plain = {name: each.test for name, each in zip(POSTHOC, scored, strict=True)}
     rated = rate(classifier.model, split.test, plain, anomaly, settings)
     best = max(rated, key=lambda choice: choice.auroc)
     return _scores_of(best, split, classifier.model, scored)
@@ -171,7 +170,7 @@ def _scores_of(choice: Choice, split: Split, model: Any, scored: Sequence[Scored
         by = {name: known[name] for name in ("temperature", "epsilon", "unit")}
         found = [odin(model, part, **by).numpy() for part in (split.calibration, split.test)]
     else:
-        found = list(scored[ONE_PASS.index(choice.score)][:2])
+        found = list(dict(zip(POSTHOC, scored, strict=True))[choice.score][:2])
     told = {name: value if value == value else None for name, value in known.items()}  # no NaN
     return Scored(found[0], found[1], extra={"choice": told})
 

@@ -130,9 +130,9 @@ def test_every_score_is_rated_in_every_fold_with_the_settings_that_are_declared(
     table = simulations.table
     grid = len(scores.TEMPERATURES) * len(selected.EPSILONS)
     assert set(table.groupby("fold").score.value_counts().unstack().ODIN) == {grid}
-    assert len(table) == CONFIG.folds * (grid + len(selected.ONE_PASS))
+    assert len(table) == CONFIG.folds * (grid + len(POSTHOC))
     assert table.auroc.between(0, 1).all()
-    assert set(table.score) == {"ODIN", *selected.ONE_PASS}
+    assert set(table.score) == {"ODIN", *POSTHOC}
     assert max(scores.EPSILONS) == 0.06
 
 
@@ -206,7 +206,7 @@ def test_the_selected_score_is_the_one_that_was_chosen(split, simulations, class
             options = dict(temperature=choice.temperature, epsilon=choice.epsilon)
             expected = scores.odin(classifier.model, split.test, **options).numpy()
         else:
-            expected = one_pass[selected.ONE_PASS.index(choice.score)].test
+            expected = dict(zip(POSTHOC, one_pass, strict=True))[choice.score].test
             assert found.extra["choice"]["temperature"] is None
         assert np.array_equal(found.test, expected)
         assert len(found.calibration) == len(split.calibration)
