@@ -97,15 +97,13 @@ def _squared(picture: Image.Image, size: int, stretch: bool) -> Image.Image:
 
 
 def to_bytes(pixels: np.ndarray, *, highest: float | None = None) -> np.ndarray:
-    """Pixels of any depth as uint8: 255 x / white, rounded; uint8 pixels stay as they are.
+    """Pixels deeper than 8 bits as uint8: 255 x / white, rounded.
 
     White is the least of `WHITE` that holds `highest`, which is the largest of `pixels` by default.
     Raises DataError for values that are negative, not finite or above white.
     """
-    if pixels.dtype == np.uint8:
-        return pixels
     low, high = float(pixels.min()), float(pixels.max())
-    levels = WHITE if pixels.dtype.kind in "bf" else WHITE[1:]
+    levels = WHITE if pixels.dtype.kind == "f" else WHITE[1:]
     most = high if highest is None else highest
     white = next((level for level in levels if most <= 1.01 * level), np.nan)
     if not 0 <= low <= high <= 1.01 * white:  # 1 %: floats that were resampled overshoot a little

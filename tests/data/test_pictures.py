@@ -96,7 +96,6 @@ def test_values_that_cannot_be_scaled_are_refused():
 def test_one_is_white_for_floats_and_black_for_integers():
     assert to_bytes(np.array([0, 1], np.uint16)).tolist() == [0, 1]
     assert to_bytes(np.array([0, 1], np.float64)).tolist() == [0, 255]
-    assert to_bytes(np.array([False, True])).tolist() == [0, 255]
 
 
 @given(st.integers(8, 32), st.data())
