@@ -232,8 +232,7 @@ def overrides_of(config: Config) -> dict[str, Any]:
 class Settings:
     """A view of a Config that shows a stage only the settings its row declares, and the seed.
 
-    What a stage reads decides under which hash its artefact is kept: a setting that could be read
-    without being declared would let a result be found under settings that it does not have.
+    What a stage reads is part of its artefact's hash, which an undeclared setting would escape.
     """
 
     def __init__(
