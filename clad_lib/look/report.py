@@ -39,7 +39,7 @@ PAGE = """<!doctype html>
 body {{font: 16px/1.5 sans-serif; max-width: 1000px; margin: auto; padding: 1em; color: #222}}
 table {{border-collapse: collapse; display: block; overflow-x: auto}}
 td, th {{padding: 2px 8px; text-align: left; vertical-align: top}}
-figure {{margin: 2em 0}} figure img {{max-width: 100%}} figcaption {{color: #595959}}
+figure {{margin: 2em 0}} figcaption {{color: #595959}}
 [data-figure] {{min-height: 450px}}
 </style></head><body><main><h1>{title}</h1>
 {body}
@@ -85,30 +85,20 @@ def page(title: str, parts: Mapping[str, str], notebooks: Iterable[Path]) -> str
 
 
 def pictures_of(notebook: Path) -> Iterator[str]:
-    """The pictures in the outputs of an executed notebook as HTML, in order, with their texts."""
-    cells = read_json(notebook)["cells"]
-    for output in [output for cell in cells for output in cell.get("outputs", [])]:
-        data, stored = output.get("data", {}), output.get("metadata", {})
-        if PLOTLY in data:
-            yield drawn(json.dumps(data[PLOTLY]))
-        elif "image/png" in data:
-            about = {"title": "picture"} | stored.get("image/png", {})
-            alt = html.escape(about.get("alt", about["title"]))
-            png = "".join(data["image/png"])
-            yield _captioned(f'<img src="data:image/png;base64,{png}" alt="{alt}">', about["title"])
+    """The figures in the outputs of an executed notebook as HTML, in order, with their texts."""
+    for cell in read_json(notebook)["cells"]:
+        for output in cell.get("outputs", []):
+            if figure := output.get("data", {}).get(PLOTLY):
+                yield drawn(json.dumps(figure))
 
 
 def drawn(figure: str) -> str:
     """A figure of plotly, as JSON, as HTML that `page` draws when it comes into view."""
     about = {"title": "picture", "alt": "picture"}
     about |= json.loads(figure)["layout"].get("meta") or {}
-    alt = html.escape(about["alt"])
-    box = f'<div role="figure" aria-label="{alt}" data-figure="{packed(figure)}">'
-    return _captioned(f"{box}{alt}</div>", about["title"])
-
-
-def _captioned(shown: str, title: str) -> str:
-    return f"<figure>{shown}<figcaption>{html.escape(title)}</figcaption></figure>"
+    alt, title = (html.escape(about[name]) for name in ("alt", "title"))
+    box = f'<div role="figure" aria-label="{alt}" data-figure="{packed(figure)}">{alt}</div>'
+    return f"<figure>{box}<figcaption>{title}</figcaption></figure>"
 
 
 def packed(text: str) -> str:
