@@ -13,7 +13,7 @@ from clad_lib.clad.posthoc import msp
 from clad_lib.look import parts
 from clad_lib.look.charts_of_clusters import latent_scatter
 from clad_lib.look.live import Figure, plotly_script
-from clad_lib.look.theme import INK, QUIET, alt_text
+from clad_lib.look.theme import INK, QUIET
 from clad_lib.study.engine import Study
 
 HALF = 12  # images of a selection on each of two lines
@@ -97,7 +97,7 @@ class MapExplorer(parts.Explorer):
             kind, values = {"names": [*values.cat.categories]}, values.cat.codes
         figure = latent_scatter(self.points, values.to_numpy(), meaning=name, **kind)
         figure.update_traces(hoverinfo="none", hovertemplate=None)
-        self.figure.draw(figure, f"{alt_text(figure)} {HELP}", **FRAME)
+        self.figure.draw(figure, f"{figure.layout.meta['alt']} {HELP}", **FRAME)
 
     def _heard(self, _: Any, content: dict[str, Any], __: Any) -> None:
         what, rows = content["what"], np.array(content["rows"], dtype=int)

@@ -215,7 +215,7 @@ class HardestImages(parts.Explorer):
             hoverinfo="none",
         )
         self.figure = Figure(script=plotly_script(), acts=True)
-        alt = f"{theme.alt_text(figure)} {HELP}"
+        alt = f"{figure.layout.meta['alt']} {HELP}"
         self.figure.draw(figure, alt, title=None, margin={"t": 20, "l": 90})
         super().__init__(ipw.HTML(f"<p>{HELP}</p>"), self.figure, self.panel)
         self.figure.on_msg(self._heard)

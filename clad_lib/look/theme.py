@@ -129,11 +129,6 @@ def finish(
     return figure.update_layout(**common | layout)
 
 
-def alt_text(figure: Figure) -> str:
-    """Return the figure in words, for readers who cannot see it."""
-    return (figure.layout.meta or {}).get("alt") or str(figure.layout.title.text or "figure")
-
-
 def plain(name: object) -> str:
     """Return a name as text, since plotly would read `<` and `&` as mark-up."""
     return html.escape(str(name), quote=False)

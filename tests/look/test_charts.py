@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from clad_lib.look import charts, theme
 from clad_lib.look import charts_of_clusters as clusters
 from clad_lib.look import charts_of_scores as scored
-from clad_lib.look.theme import ANOMALOUS, NORMAL, alt_text
+from clad_lib.look.theme import ANOMALOUS, NORMAL
 
 RANDOM = np.random.default_rng(0)
 SCORES = np.concatenate([RANDOM.normal(0, 1, 300), RANDOM.normal(2, 1, 100)])
@@ -23,6 +23,10 @@ ANOMALY = np.arange(400) >= 300
 LABELS = np.arange(400) % 4
 POINTS = RANDOM.normal(0, 0.5, (400, 2)) + np.array([[0, 0], [4, 0], [0, 4], [4, 4]])[LABELS]
 X, Y = np.linspace(-3, 7, 30), np.linspace(-2, 6, 20)
+
+
+def alt_text(figure):
+    return figure.layout.meta["alt"]
 
 
 def side(inside=0.5, false_alarms=0.1, sheets=1, level=2.0):

@@ -11,7 +11,10 @@ from PIL import Image
 
 from clad_lib.look import images as module
 from clad_lib.look.images import as_bytes, as_uri, montage
-from clad_lib.look.theme import alt_text
+
+
+def alt_text(figure):
+    return figure.layout.meta["alt"]
 
 
 def pixels(uri):

@@ -87,17 +87,15 @@ def test_finish_gives_title_note_alt_and_the_width_of_the_container():
     assert " ".join(lines) == note.strip()
     assert max(map(len, lines)) <= 95
     assert figure.layout.margin.t > 58 + 18 * (len(lines) - 1)  # the lines have room
-    assert theme.alt_text(figure) == f"A < B & C. Nothing is drawn. {note}"
+    assert figure.layout.meta["alt"] == f"A < B & C. Nothing is drawn. {note}"
     assert figure.layout.meta["title"] == "A < B & C"
 
 
-def test_alt_text_survives_a_notebook_and_a_figure_of_others():
+def test_alt_text_survives_a_notebook():
     figure = theme.finish(go.Figure(), title="One", note="Two.", alt="Three.", height=300)
     again = go.Figure(json.loads(figure.to_json()))
-    assert theme.alt_text(again) == "One. Three. Two."
+    assert again.layout.meta["alt"] == "One. Three. Two."
     assert again.layout.height == 300
-    assert theme.alt_text(go.Figure(layout_title_text="Theirs")) == "Theirs"
-    assert theme.alt_text(go.Figure()) == "figure"
 
 
 def test_more_keywords_are_settings_of_the_layout():
