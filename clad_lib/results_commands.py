@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ def results(
     context: typer.Context,
     sql: Annotated[str, typer.Argument(help="a question to the views `results` and `scores`")] = "",
     runs: Runs = Path("runs"),
-    as_: Annotated[str, typer.Option("--format", help="text, markdown or csv")] = "text",
+    as_: Annotated[Literal["text", "markdown", "csv"], typer.Option("--format")] = "text",
     add: Annotated[
         Path | None, typer.Option(help="a CSV of index and score, as one more method")
     ] = None,
@@ -48,14 +48,12 @@ def figures(
 
 @app.command()
 def notebooks(
-    action: Annotated[str, typer.Argument(help="copy")],
+    action: Literal["copy"],
     folder: Annotated[Path, typer.Argument(help="where your own copies go")] = Path("my_notebooks"),
 ) -> None:
     """Copy the notebooks to a folder of your own, so that saving changes no tracked file."""
     from clad_lib.study.notebooks import copy_notebooks
 
-    if action != "copy":
-        raise typer.BadParameter(f"{action!r}: expected copy")
     typer.echo("\n".join(map(str, copy_notebooks(folder))))
 
 

@@ -1,7 +1,7 @@
 """What a study says on the terminal and in its report: tables, the verdict, the promise."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -134,15 +134,13 @@ def promise(study: Study, name: str, scores: Scores) -> str:
     return f"{name}: {guarantees.in_words(line, tracks=tracks)}"
 
 
-def formatted(table: pd.DataFrame, form: str) -> str:
-    """A table as `text`, `markdown` or `csv`; ValueError for another form."""
+def formatted(table: pd.DataFrame, form: Literal["text", "markdown", "csv"]) -> str:
+    """A table as text, as the rows of a Markdown table, or as CSV."""
     if form == "csv":
         return table.to_csv(index=False)
     shown = table.astype(object).where(table.notna(), DASH)
     shown = shown.map(lambda cell: f"{cell:.3f}" if isinstance(cell, float) else str(cell))
     if form == "text":
         return shown.to_string(index=False)
-    if form != "markdown":
-        raise ValueError(f"unknown format {form!r}: expected text, markdown or csv")
     cells = [["---"] * shown.shape[1], *shown.map(lambda cell: cell.replace("|", "\\|")).to_numpy()]
     return "\n".join(f"| {' | '.join(line)} |" for line in [shown.columns, *cells])
