@@ -42,7 +42,7 @@ def remember(points: Tensor, groups: Tensor, *, clusters: int, seed: int) -> tup
     whole = points.mean(0).expand_as(centres)
     residuals = points - whole[0], points - centres[own]
     factors, reach = torch.stack([*map(_shrunk_factor, residuals)]), found[0][:, -1].contiguous()
-    middles, density = torch.stack([whole, centres]), _density(*found, reach)
+    middles, density = torch.stack([whole, centres]), density_of(*found, reach)
     memory = Memory(points, reach, density, factors, middles)
     return memory, _scores(memory, points, found, groups)
 
@@ -65,7 +65,7 @@ def with_cluster(memory: Memory, points: Tensor) -> Tensor:
 
 def _scores(memory, points, found, groups=None) -> Tensor:
     near, places = found
-    local = memory.density[places].mean(1) / _density(near, places, memory.reach)
+    local = memory.density[places].mean(1) / density_of(near, places, memory.reach)
     scores = [near[:, :NEAREST].mean(1), local]
     for factor, centres in zip(memory.factors, memory.centres, strict=True):
         both = torch.cat([points, centres])
@@ -108,7 +108,7 @@ def k_means(points: Tensor, count: int, *, seed: int) -> Tensor:
     return centroids
 
 
-def _density(near: Tensor, places: Tensor, reach: Tensor) -> Tensor:
+def density_of(near: Tensor, places: Tensor, reach: Tensor) -> Tensor:
     """One over the mean reachability distance to the neighbours, (N,)."""
     return 1 / torch.maximum(near, reach[places]).mean(1).clamp_min(1e-10)
 

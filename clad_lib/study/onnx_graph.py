@@ -49,12 +49,11 @@ class PatchGraph(nn.Module):
             gaps = (gaps + seen.square().sum(2, keepdim=True)).clamp_min(0).sqrt()
             active = (gaps.mean(2, keepdim=True) - gaps).clamp_min(0)
             points = ((pool @ active).flatten(1) - dictionary.mean) * dictionary.scale  # (N, D)
-            gaps = memory.points.square().sum(1) - 2 * points @ memory.points.mT  # (N, n)
-            gaps = gaps + points.square().sum(1, keepdim=True)
+            gaps = squared_distances(points, memory.points)  # (N, n)
             least, places = gaps.topk(min(LOCAL, len(memory.points)), largest=False)
-            near = least.clamp_min(0).sqrt()
-            reach = torch.maximum(near, memory.reach[places]).mean(1).clamp_min(1e-10)
-            parts += [near[:, :NEAREST].mean(1), memory.density[places].mean(1) * reach]
+            near = least.sqrt()
+            local = memory.density[places].mean(1) / density_of(near, places, memory.reach)
+            parts += [near[:, :NEAREST].mean(1), local]
             residuals = (points @ turns)[:, :, None] - (memory.centres @ turns)[:, None]
             parts += [*residuals.square().sum(3).amin(2)]  # of (2, N, clusters, D)
             shares = (points[:, None] - memory.points[places[:, :NEAREST]]).square().mean(1)
