@@ -13,7 +13,7 @@ import pandas as pd
 
 from clad_lib.config import as_dict
 from clad_lib.judge import guarantees
-from clad_lib.look.parts import number, per_cent
+from clad_lib.look.parts import per_cent
 from clad_lib.study.engine import Study
 from clad_lib.study.measure import DELTA
 from clad_lib.study.stages import methods
@@ -107,13 +107,6 @@ def line_for_rate(sheet: Sheet, alpha: float, *, named: float) -> Line:
     least = guarantees.smallest_alpha(len(sheet.calibration), DELTA)
     promise = guarantees.threshold_for(sheet.calibration, alpha=max(alpha, least), delta=DELTA)
     return line_at(sheet, promise.value, NAMED if alpha == named else RATE, alpha, promise)
-
-
-def place_sentence(line: Line, spread: float) -> str:
-    """Where the line is: as a share of the calibration images and as a score."""
-    above, n = line.counts["above"], line.counts["calibration"]
-    place = f"{per_cent(above / n)} ({above:,} of {n:,} calibration images)"
-    return f"{place}, score {number(line.threshold, spread)}"
 
 
 def promise_sentence(line: Line, *, tracks: bool = False) -> str:

@@ -147,12 +147,13 @@ class ThresholdExplorer(parts.Explorer):
         A hand on the slider left it at `position`.
         """
         self.rule, self.line, sheet = rule, line or rule(self.sheet), self.sheet
-        line, n = self.line, self.line.counts["calibration"]
-        place = points.place_sentence(line, sheet.test.std())
-        self.position = 100 * line.counts["above"] / n if position is None else position
+        line, above, n = self.line, self.line.counts["above"], self.line.counts["calibration"]
+        self.text = self.typed.value = parts.number(line.threshold, sheet.test.std())
+        share = f"{parts.per_cent(above / n)} ({above:,} of {n:,} calibration images)"
+        place = f"{share}, score {self.text}"
+        self.position = 100 * above / n if position is None else position
         self.slider.step, self.slider.text = max(100 / n, 0.1), place
         self.slider.value = self.position
-        self.text = self.typed.value = parts.number(line.threshold, sheet.test.std())
         self.costs.value = costs(sheet, line)
         self.near.value = nearest_images(sheet, self.images, line.threshold)
         parts.say(self.promise, points.promise_sentence(line, tracks=sheet.tracks))

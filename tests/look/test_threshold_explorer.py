@@ -127,11 +127,6 @@ def test_rates_of_each_cluster_by_hand():
 # --- sentences are functions of the numbers beside them
 
 
-def test_where_the_line_is():
-    line = points.line_at(SMALL, 3.0)
-    assert points.place_sentence(line, 2.0) == "60 % (6 of 10 calibration images), score 3.00"
-
-
 def test_a_promise_is_made_only_for_a_rate_named_beforehand():
     sheet = SMALL._replace(calibration=np.arange(200.0))
     words = guarantees.in_words(guarantees.threshold_for(sheet.calibration, alpha=0.1))
@@ -210,7 +205,8 @@ def check(explorer, sheets):
     spread, above = sheet.test.std(), (sheet.calibration > line.threshold).sum()
     assert explorer.typed.value == number(line.threshold, spread)
     n = len(sheet.calibration)
-    assert explorer.slider.text.startswith(f"{100 * above / n:.3g} % ({above:,} of {n:,} ")
+    share = f"{100 * above / n:.3g} % ({above:,} of {n:,} calibration images)"
+    assert explorer.slider.text == f"{share}, score {explorer.typed.value}"
     assert explorer.slider.value == pytest.approx(100 * above / n, abs=50 / n)
     assert 0 <= explorer.slider.value <= explorer.slider.max == 100
     *_, roc = explorer.figure.traces
