@@ -19,9 +19,8 @@ from clad_lib.judge import guarantees
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.kernel import Gamma, KernelScorer, fit_boundary
 from clad_lib.study.engine import Study
-from clad_lib.study.measure import compare
+from clad_lib.study.measure import ALPHA, DELTA, compare
 
-ALPHA, DELTA = 0.1, 0.1  # of the thresholds of all boundaries
 FIT_IMAGES = 2000  # boundaries are fitted to at most this many training images
 SMALLEST = 5  # a latent class of fewer images has no shape to draw a boundary round
 GRID, MARGIN = 120, 0.06  # knots an axis; the room around the outermost image, of the range
