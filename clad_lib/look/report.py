@@ -143,7 +143,7 @@ def write_report(study: Study, report: Report) -> Path:
     best = table[["best"]].set_axis(["AUROC"], axis=1)
     config, path = study.config, study.folder / "report.html"
     parts = {
-        "Verdict": _lines([verdict.text] if verdict else []),
+        "Verdict": _lines([verdict] if verdict else []),
         "Table": _table(table.drop(columns="best"), note=note, best=best, decimals=1),
         "What was not made": _lines(f"{name}: {why}" for name, why in report.lacking.items()),
         "What was promised": _lines(

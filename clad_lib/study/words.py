@@ -1,7 +1,7 @@
 """What a study says on the terminal and in its report: tables, the verdict, the promise."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,15 +21,6 @@ SHOWN = {
     "F1": "f1",
 }
 DASH = "–"
-
-
-class Verdict(NamedTuple):
-    """The latent-class method against the best one-boundary method, and the nearest image."""
-
-    method: str
-    rival: str
-    p_value: float
-    text: str
 
 
 def finished(study: Study, names: Iterable[str]) -> dict[str, Scores]:
@@ -69,8 +60,8 @@ def table_of(study: Study, found: Mapping[str, Scores]) -> pd.DataFrame:
     return table.assign(best=table.method.isin(as_good_as_best(study, found)))
 
 
-def verdict(study: Study, found: Mapping[str, Scores]) -> Verdict | None:
-    """Whether latent classes beat one boundary here; None where one of the two was not run.
+def verdict(study: Study, found: Mapping[str, Scores]) -> str:
+    """Whether latent classes beat one boundary here; empty where one of the two was not run.
 
     The latent-class method is the first of REPRESENTS that was run, fixed beforehand; p is
     corrected for the number of one-boundary methods, since the best of them is taken.
@@ -79,7 +70,7 @@ def verdict(study: Study, found: Mapping[str, Scores]) -> Verdict | None:
     latent = [name for name in REPRESENTS if name in ranked]
     rivals = [name for name in ranked if row(name).block == ONE]
     if not latent or not rivals:
-        return None
+        return ""
     method, rival = latent[0], rivals[0]
     pair = _compare(study, found[method], found[rival])
     p = min(1.0, pair.p_value * len(rivals))
@@ -93,7 +84,7 @@ def verdict(study: Study, found: Mapping[str, Scores]) -> Verdict | None:
     )
     if "NearestImage" in auroc:
         text += f" The nearest training image, without training, has {auroc['NearestImage']}."
-    return Verdict(method, rival, p, text)
+    return text
 
 
 def scores_in_words(
@@ -109,7 +100,7 @@ def scores_in_words(
         *_table_lines(table),
         "",
         *([star] if table.best.any() else []),
-        *([told.text] if told else []),
+        *([told] if told else []),
         *(promise(study, name, found[name]) for name in found if name == "ODIN" or len(found) == 1),
         *(f"{name}: cannot run here: {why}" for name, why in (failed or {}).items()),
     ]
