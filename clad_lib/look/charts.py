@@ -106,11 +106,11 @@ def ablation_lines(
     *,
     x: str,
     setting: str,
-    line: str | None = None,
+    line: str,
     reference: tuple[str, float] | None = None,
     title: str = "What one setting is worth",
 ) -> Figure:
-    """AUROC in [0, 1] against a setting: columns `x`, auroc, low and high, and the name of a line.
+    """AUROC in [0, 1] against a setting: columns `x`, auroc, low, high and `line`, its name.
 
     `setting` is the title of the axis, with the unit; `reference`, a name and a level, is dashed.
     """
@@ -130,7 +130,7 @@ def ablation_lines(
     if reference:
         figure.add_hline(reference[1], line=theme.DASHED)
         note += f" Dashed: {reference[0]}, {reference[1]:.3f}."
-    known = frame.dropna(subset="auroc").set_index([line, x] if line else [x]).auroc
+    known = frame.dropna(subset="auroc").set_index([line, x]).auroc
     return theme.finish(
         figure,
         title=title,

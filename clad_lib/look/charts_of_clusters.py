@@ -22,8 +22,6 @@ def latent_scatter(
     names: Sequence[str] | None = None,
     hover: Mapping[str, np.ndarray] | None = None,
     title: str = "Map of the latent space",
-    note: str = "Each mark is an image; images that lie close have similar latents. Distances "
-    "between groups mean little.",
 ) -> Figure:
     """A map of points (N, 2), by categories (N,) with `names`, or `continuous` values on a scale.
 
@@ -51,7 +49,8 @@ def latent_scatter(
     return theme.finish(
         figure,
         title=title,
-        note=note,
+        note="Each mark is an image; images that lie close have similar latents. Distances between "
+        "groups mean little.",
         alt=f"{len(x)} images by {meaning}: {theme.listed(groups)}.",
         height=640,
         xaxis=bare | {"title": "t-SNE 1 (no unit)"},

@@ -129,16 +129,11 @@ def patch_dictionary(
     )
 
 
-def score_map(
-    image: np.ndarray,
-    scores: np.ndarray,
-    *,
-    score: str = "squared distance in the cell",
-) -> Figure:
+def score_map(image: np.ndarray, scores: np.ndarray) -> Figure:
     """An image (C, H, W) beside the map (h, w) of its score, whose cells cover it."""
     (height, width), left = scores.shape, -1.06 * scores.shape[1] - 0.5
     large = as_bytes(image[None])[0].repeat(8, 1).repeat(8, 2)  # browsers would blur it
-    figure = px.imshow(scores, labels={"color": plain(score)}, template=TEMPLATE)
+    figure = px.imshow(scores, labels={"color": "squared distance in the cell"}, template=TEMPLATE)
     figure.add_layout_image(
         source=as_uri(large.transpose(1, 2, 0)),
         x=left,

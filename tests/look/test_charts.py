@@ -257,9 +257,6 @@ def test_ablations_have_intervals_and_a_reference():
     assert "CUR 6 0.850" in alt_text(figure)
     assert "DeepSVDD, 0.800" in note(figure)
     assert figure.layout.shapes[0].y0 == 0.8
-    alone = charts.ablation_lines(SWEEP[:3], x="value", setting="K")
-    assert len(alone.data) == 1
-    assert "2 0.650, 6 0.850" in alt_text(alone)
 
 
 def test_bars_stand_in_panels_with_the_papers_values():

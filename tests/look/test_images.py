@@ -164,7 +164,7 @@ def test_a_map_stands_beside_its_image(channels):
     image = np.random.default_rng(0).integers(0, 256, (channels, 8, 8), dtype=np.uint8)
     scores = np.zeros((4, 3))
     scores[2, 1] = 7
-    figure = module.score_map(image, scores, score="share of the score")
+    figure = module.score_map(image, scores)
     assert np.array_equal(figure.data[0].z, scores)
     drawn = pixels(figure.layout.images[0].source).reshape(64, 64, channels)
     assert np.array_equal(drawn[4::8, 4::8], image.transpose(1, 2, 0))
@@ -172,5 +172,5 @@ def test_a_map_stands_beside_its_image(channels):
     assert place.x + place.sizex < -0.5  # left of the map, of the same size
     assert (place.sizex, place.sizey) == (3, 4)
     assert figure.layout.xaxis.range[0] == place.x
-    assert figure.layout.coloraxis.colorbar.title.text == "share of the score"
+    assert figure.layout.coloraxis.colorbar.title.text == "squared distance in the cell"
     assert "row 3, column 2" in alt_text(figure)
