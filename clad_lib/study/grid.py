@@ -23,10 +23,6 @@ KEYS: dict[str, Any] = {
 OWN = ("dataset", "scenario", "profile", "seed")  # set by the keys above, so that no override may
 
 
-class GridError(ValueError):
-    """A study file that cannot be run: file, line, what was found and what is allowed."""
-
-
 @dataclass(frozen=True)
 class Grid:
     """Every scenario, seed and method, with each value of each varied setting if there are any."""
@@ -38,7 +34,7 @@ class Grid:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """The study in a TOML file; GridError names the first wrong line and what is allowed there.
+    """The study in a TOML file; ValueError names the first wrong line and what is allowed there.
 
     Keys: title; profile; seeds, a list of integers; methods, "all" or a list; [scenarios], data
     set = list of scenarios; [overrides], settings of Config for every run; [vary], setting = list
@@ -50,11 +46,12 @@ def read_grid(path: str | Path) -> Grid:
         grid = _grid(path.stem, tomllib.loads(text))
         if grid.configs:
             return grid
-        reason = 'no scenarios: expected a table [scenarios] with lines such as mnist = ["CUR"]'
-        line = len(text.splitlines())
+        raise ValueError(
+            'no scenarios: expected a table [scenarios] with lines such as mnist = ["CUR"]'
+        )
     except OSError as error:
         where = f"{error.strerror}; the project's own are in studies/"
-        raise GridError(f"cannot read the study {path}: {where}") from error
+        raise ValueError(f"cannot read the study {path}: {where}") from error
     except UnicodeDecodeError as error:
         line, reason = 1 + error.object[: error.start].count(b"\n"), "not UTF-8 text"
     except tomllib.TOMLDecodeError as error:
@@ -62,7 +59,7 @@ def read_grid(path: str | Path) -> Grid:
         line, reason = int(found[1]) if found else len(text.splitlines()), f"not TOML: {error}"
     except ValueError as error:
         line, reason = _line(text, str(error)), str(error)
-    raise GridError(f"{path}, line {max(line, 1)}: {reason}")
+    raise ValueError(f"{path}, line {max(line, 1)}: {reason}")
 
 
 def _line(text: str, reason: str) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clad_lib.study.grid import GridError, read_grid
+from clad_lib.study.grid import read_grid
 from clad_lib.study.results import paper_results
 from clad_lib.study.stages import choose_methods
 
@@ -137,10 +137,9 @@ BROKEN = [  # text, line, what is said
 
 @pytest.mark.parametrize(("text", "line", "said"), BROKEN)
 def test_a_broken_study_is_refused_with_its_line(text, line, said, write):
-    with pytest.raises(GridError) as refused:
+    with pytest.raises(ValueError, match=re.escape(said)) as refused:
         read_grid(write(text))
     message = str(refused.value)
-    assert said in message
     assert int(re.search(r"line (\d+)", message)[1]) == line, message
     assert len(message.splitlines()) == 1
 
@@ -163,14 +162,14 @@ def test_the_line_is_that_of_the_wrong_value_not_of_one_like_it(write):
     text = (
         'title = "clusters = 1"\nseeds = [1]\n[scenarios]\ndigits = ["1"]\n[vary]\nclusters = [1]\n'
     )
-    with pytest.raises(GridError, match=r"s\.toml, line 6: clusters is 1"):
+    with pytest.raises(ValueError, match=r"s\.toml, line 6: clusters is 1"):
         read_grid(write(text))
 
 
 def test_bytes_that_are_no_text_and_a_missing_file(tmp_path):
     path = tmp_path / "s.toml"
     path.write_bytes(b'title = "a"\n# \xff\n')
-    with pytest.raises(GridError, match="line 2: not UTF-8"):
+    with pytest.raises(ValueError, match="line 2: not UTF-8"):
         read_grid(path)
-    with pytest.raises(GridError, match="cannot read the study"):
+    with pytest.raises(ValueError, match="cannot read the study"):
         read_grid(tmp_path / "none.toml")
