@@ -161,13 +161,12 @@ def in_the_plane(study: Study) -> Plane:
     )
 
 
-def grid(plane: Plane) -> tuple[np.ndarray, np.ndarray]:
-    """The knots (Gx,), (Gy,) of a grid that covers all points of the plane with some room."""
+def grid(plane: Plane) -> np.ndarray:
+    """The knots in x and y (2, GRID) of a grid that covers all points of the plane with room."""
     points = np.concatenate([plane.train, plane.calibration, plane.test])
     low, high = points.min(0), points.max(0)
     edge = np.where(high > low, MARGIN * (high - low), 1.0)
-    x, y = np.linspace(low - edge, high + edge, GRID).T
-    return x, y
+    return np.linspace(low - edge, high + edge, GRID).T
 
 
 def boundaries(plane: Plane, labels: np.ndarray, *, gamma: Gamma = "median") -> Side:
@@ -180,9 +179,6 @@ def boundaries(plane: Plane, labels: np.ndarray, *, gamma: Gamma = "median") -> 
     """
     rows = np.sort(np.random.default_rng(plane.seed).permutation(len(plane.train))[:FIT_IMAGES])
     regions = _fitted(plane.train[rows], np.asarray(labels)[rows], plane.seed, gamma)
-    if not regions:
-        few = f"no latent class has {SMALLEST} training images"
-        raise ValueError(f"{few}: use more images or fewer clusters")
     calibrated, tested = (_sheets(regions, each).min(0) for each in (plane.calibration, plane.test))
     independent = guarantees.one_per_track(calibrated, plane.tracks, seed=plane.seed)
     lines = [
@@ -202,9 +198,12 @@ def boundaries(plane: Plane, labels: np.ndarray, *, gamma: Gamma = "median") -> 
 def _fitted(
     points: np.ndarray, labels: np.ndarray, seed: int, gamma: Gamma = "median"
 ) -> list[KernelScorer]:
-    """A boundary round the points (N, 2) of each label that has SMALLEST of them."""
+    """A boundary round the points (N, 2) of each label that has SMALLEST; one must have as many."""
     groups = [points[labels == label] for label in np.unique(labels)]
     large = [_as_images(group) for group in groups if len(group) >= SMALLEST]
+    if not large:
+        few = f"no latent class has {SMALLEST} training images"
+        raise ValueError(f"{few}: use more images or fewer clusters")
     return [fit_boundary(group, gamma=gamma, seed=seed) for group in large]
 
 
@@ -214,7 +213,7 @@ def three_ways(plane: Plane) -> dict[str, Side]:
     Only what the classes keep out beyond the control is their doing; the rest is the kernel's.
     """
     each = _fitted(plane.train, plane.labels, plane.seed)
-    narrow: Gamma = float(np.median([scorer.gamma for scorer in each])) if each else "median"
+    narrow = float(np.median([scorer.gamma for scorer in each]))
     together = np.zeros_like(plane.labels)
     return {
         "one boundary": boundaries(plane, together),
