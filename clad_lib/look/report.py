@@ -135,9 +135,9 @@ def write_report(study: Study, report: Report) -> Path:
 
     found = words.finished(study, methods())
     verdict, table = words.verdict(study, found), words.table_of(study, found)
-    promises = {name: words.promise(study, name, each) for name, each in found.items()}
     promised = pd.Series(
-        {name: text.partition(": ")[2] for name, text in promises.items()}, dtype=str
+        {name: words.promise(study, name, each).partition(": ")[2] for name, each in found.items()},
+        dtype=str,
     )
     note = "AUROC in percent; bold: cannot be told from the best that used no test label."
     best = table[["best"]].set_axis(["AUROC"], axis=1)
