@@ -50,9 +50,9 @@ def _one_run(folder: Path) -> dict[str, Any] | None:
             "method": record["stage"],
             "settings": unusual(record),
             "folder": str(folder),
+            "machine": "{cpu}, {cores} cores, GPU {gpu}".format(**record["machine"]),
+            "written": (folder / RECORD).stat().st_mtime,
         }
-        own["machine"] = "{cpu}, {cores} cores, GPU {gpu}".format(**record["machine"])
-        own["written"] = (folder / RECORD).stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError):
         return None  # a stage, or a folder that another process is just replacing
     inner = [measured.get(name) or {} for name in ("threshold", "images", "confusion")]
