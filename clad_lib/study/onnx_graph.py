@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import unfold
 
-from clad_lib.methods.dictionary import CONTRAST, pooling
-from clad_lib.methods.distances import LOCAL, NEAREST, SMALLEST
+from clad_lib.methods.dictionary import CONTRAST, Dictionary, pooling
+from clad_lib.methods.distances import LOCAL, NEAREST, SMALLEST, density_of, squared_distances
 from clad_lib.methods.patches import PatchScorer
 from clad_lib.study.store import StoreError, write_atomically
 
@@ -26,29 +26,25 @@ NOT_CARRIED = (
 class PatchGraph(nn.Module):
     """Images (N, C, S, S) in [0, 1] -> scores (N,) and maps (N, cells, cells) of a PatchScorer.
 
-    The steps of `methods.patches` and `methods.distances` on all images at once; an inverse stands
-    in place of the triangular system, which ONNX cannot solve.
+    The steps of `methods.dictionary` and `methods.distances` on all images at once; an inverse
+    stands in place of the triangular system, which ONNX cannot solve.
     """
 
     def __init__(self, scorer: PatchScorer):
         super().__init__()
-        self.centre, self.spread, self.views = scorer.centre, scorer.spread, list[Any]()
-        for dictionary, memory in scorer.views:
-            turns = torch.linalg.inv(memory.factors.double()).float().mT
-            layout = dictionary.layout.tolist()
-            self.views.append((layout, pooling(dictionary), dictionary, memory, turns))
+        self.centre, self.spread = scorer.centre, scorer.spread
+        self.first = None if scorer.first is None else self._known(scorer.first)
+        self.views = [
+            (self._known(dictionary), memory, torch.linalg.inv(memory.factors.double()).float().mT)
+            for dictionary, memory in scorer.views
+        ]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         parts, maps = list[Tensor](), list[Tensor]()
-        for (side, stride, cells, *_), pool, dictionary, memory, turns in self.views:
-            rows = unfold(images * 255, side, stride=stride).transpose(1, 2)  # (N, P, d)
-            rows = rows - rows.mean(2, keepdim=True)
-            rows = rows * (rows.square().mean(2, keepdim=True) + CONTRAST).rsqrt()
-            seen = rows @ dictionary.whitening[:, :-1] + dictionary.offset[:-1]
-            gaps = seen @ dictionary.filters[:-1] + dictionary.lengths  # (N, P, K)
-            gaps = (gaps + seen.square().sum(2, keepdim=True)).clamp_min(0).sqrt()
-            active = (gaps.mean(2, keepdim=True) - gaps).clamp_min(0)
-            points = ((pool @ active).flatten(1) - dictionary.mean) * dictionary.scale  # (N, D)
+        if self.first is not None:
+            images = self._cells(images, *self.first).permute(0, 3, 1, 2)
+        for known, memory, turns in self.views:
+            points = self._cells(images, *known).flatten(1)  # (N, D)
             gaps = squared_distances(points, memory.points)  # (N, n)
             least, places = gaps.topk(min(LOCAL, len(memory.points)), largest=False)
             near = least.sqrt()
@@ -57,9 +53,27 @@ class PatchGraph(nn.Module):
             residuals = (points @ turns)[:, :, None] - (memory.centres @ turns)[:, None]
             parts += [*residuals.square().sum(3).amin(2)]  # of (2, N, clusters, D)
             shares = (points[:, None] - memory.points[places[:, :NEAREST]]).square().mean(1)
-            maps.append(shares.unflatten(1, (cells, cells, -1)).sum(3))
+            maps.append(shares.unflatten(1, (known[0][2], known[0][2], -1)).sum(3))
         logarithms = torch.stack(parts, 1).clamp_min(SMALLEST).log()
         return ((logarithms - self.centre) / self.spread).mean(1), torch.stack(maps).sum(0)
+
+    @staticmethod
+    def _known(dictionary: Dictionary) -> tuple[list[int], Tensor, Dictionary]:
+        return dictionary.layout.tolist(), pooling(dictionary), dictionary
+
+    @staticmethod
+    def _cells(images: Tensor, layout: list[int], pool: Tensor, dictionary: Dictionary) -> Tensor:
+        """`encode`: images (N, C, S, S) -> (N, cells, cells, K)."""
+        side, stride, cells, *_ = layout
+        rows = unfold(images * 255, side, stride=stride).transpose(1, 2)  # (N, P, d)
+        rows = rows - rows.mean(2, keepdim=True)
+        rows = rows * (rows.square().mean(2, keepdim=True) + CONTRAST).rsqrt()
+        seen = rows @ dictionary.whitening[:, :-1] + dictionary.offset[:-1]
+        gaps = seen @ dictionary.filters[:-1] + dictionary.lengths  # (N, P, K)
+        gaps = (gaps + seen.square().sum(2, keepdim=True)).clamp_min(0).sqrt()
+        active = (gaps.mean(2, keepdim=True) - gaps).clamp_min(0)
+        points = ((pool @ active).flatten(1) - dictionary.mean) * dictionary.scale  # (N, D)
+        return points.unflatten(1, (cells, cells, -1))
 
 
 def write_onnx(path: Path, scorer: Any, images: Tensor, facts: dict[str, Any]) -> Path:
