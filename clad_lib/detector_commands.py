@@ -1,5 +1,7 @@
 """Commands for one's own images: `clad fit`, `clad score`, and what a kept detector says."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Annotated, Any

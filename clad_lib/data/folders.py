@@ -1,5 +1,7 @@
 """Which files of a folder are pictures, and all of them as one array or as a stream of batches."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial

@@ -9,6 +9,8 @@ first is read. Size: the longer side is brought to the size asked for, the short
 with the colours of the border.
 """
 
+from __future__ import annotations
+
 import io
 from collections.abc import Iterable, Mapping
 from contextlib import suppress

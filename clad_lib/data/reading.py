@@ -1,5 +1,7 @@
 """Labelled images of a data set as whole uint8 arrays, decoded once and kept in a cache."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import warnings
