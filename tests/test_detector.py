@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -271,6 +272,22 @@ def test_the_graph_for_onnx_equals_the_detector(digits, patches, fitted, tmp_pat
     with pytest.raises(StoreError, match="only Patches"):
         fitted.to_onnx(tmp_path / "other.onnx")
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_two_layers_are_kept_and_exported_as_they_score(digits, tmp_path):
+    detector = Detector(device="cpu")
+    detector.config = replace(detector.config, patch_layers=2)
+    detector.fit(digits[0][:120])
+    new = np.concatenate([digits[1][:60], digits[2]])
+    again = Detector.load(detector.save(tmp_path / "kept"), device="cpu")
+    assert np.array_equal(again.score(new), detector.score(new))
+    assert again.scorer.names[0] == "nearest neighbours, 2 cells"
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(again.to_onnx(tmp_path / "model.onnx"))
+    score, cells = session.run(None, {"images": (new / 255).astype(np.float32)})
+    np.testing.assert_allclose(score, detector.score(new), atol=1e-4)
+    maps = detector.scorer.map(torch.from_numpy(new)).numpy()
+    np.testing.assert_allclose(cells, maps, rtol=1e-4, atol=1e-4 * maps.max())
 
 
 def test_without_the_packages_for_onnx_it_says_what_to_install(patches, tmp_path, monkeypatch):
