@@ -11,7 +11,6 @@ import torch
 from tqdm import tqdm
 
 from clad_lib.clad.training import pick_device
-from clad_lib.config import make_config
 from clad_lib.data.folders import image_files, stream_folder
 from clad_lib.data.pictures import highest_values, shown
 from clad_lib.data.split import Split
@@ -48,7 +47,8 @@ class Detector:
     normal images alarms in the long run, with probability 1 - `delta` over the draw of calibration
     images; None takes the smallest of ALPHAS that they allow. The share `calibration` of the images
     is held out to calibrate, or more where `alpha` needs more, at most one half. `mirror` says that
-    a mirrored image is as normal: so it is with scenes and animals, not with signs or letters.
+    a mirrored image is as normal, and gives the settings of photographs: so it is with scenes and
+    animals, not with signs or letters.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Detector:
         self.size, self.alpha, self.delta, self.seed, self.mirror = size, alpha, delta, seed, mirror
         self.method = own_images.check_method("ODIN" if method == "CLAD" else method)
         guarantees.images_needed(max(ALPHAS) if alpha is None else alpha, delta)  # it checks both
-        self.config = make_config("own images", "ALL", profile=profile, seed=seed, size=size)
+        self.config = own_images.config_of(profile, mirror=mirror, seed=seed, size=size)
         self.device, self.calibration, self.profile = pick_device(device), calibration, profile
         self.scorer: Any = None
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from clad_lib.config import make_config
 from clad_lib.data.reading import load_dataset
 from clad_lib.detector import Detector
 from clad_lib.judge import guarantees
@@ -187,6 +188,13 @@ def test_mirrored_images_are_said_to_be_normal_and_that_is_kept(digits, tmp_path
     (patches, _), _ = again.scorer.experts["Patches"].views
     assert int(patches.layout[2]) == 2
     assert not np.allclose(again.score(digits[1]), detector.score(digits[1]))
+
+
+def test_mirrored_images_get_the_settings_of_photographs():
+    own, photographs = Detector(mirror=True, profile="smoke").config, make_config("cifar10", "LIV")
+    for name in ("rotation_weight", "trust_power", "rotation_labels"):
+        assert getattr(own, name) == getattr(photographs, name) != getattr(Detector().config, name)
+    assert (own.dataset, own.patch_features) == ("own images", 64)  # as the profile says
 
 
 def test_a_longer_update_shows_how_far_it_is(digits, capsys):
