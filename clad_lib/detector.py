@@ -47,8 +47,8 @@ class Detector:
     normal images alarms in the long run, with probability 1 - `delta` over the draw of calibration
     images; None takes the smallest of ALPHAS that they allow. The share `calibration` of the images
     is held out to calibrate, or more where `alpha` needs more, at most one half. `mirror` says that
-    a mirrored image is as normal, and gives the settings of photographs: so it is with scenes and
-    animals, not with signs or letters.
+    a mirrored image is as normal, which holds for scenes and animals, not for signs or letters; the
+    settings are then those of photographs.
     """
 
     def __init__(
@@ -84,11 +84,12 @@ class Detector:
         self.highest, shape = dict[str, float](), [3, self.size or 4, self.size or 4]
         if isinstance(images, (str, Path)):
             files, _ = image_files(images, strict=strict)
-            own_images.estimate(self.method, len(files), shape, self.config)
+            own_images.estimate(self.method, len(files), shape, self.config, self.mirror)
             self.highest = highest_values(files)
         how: Any = dict(size=self.size, highest=self.highest, progress=progress)
         found, self.notes, self.folders = own_images.read_images(images, strict=strict, **how)
-        takes = own_images.estimate(self.method, len(found), found.shape[1:], self.config)
+        known = len(found), found.shape[1:], self.config, self.mirror
+        takes = own_images.estimate(self.method, *known)
         if progress:
             tqdm.write(takes, file=sys.stderr)
         names = np.arange(len(found)) if tracks is None else np.asarray(tracks)

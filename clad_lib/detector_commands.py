@@ -34,7 +34,8 @@ def fit(
         ),
     ] = "Patches",
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="mirrored ones are as normal: scenes, not letters")
+        bool,
+        typer.Option("--mirror", help="mirrored ones are as normal: of scenes, not letters"),
     ] = False,
     seed: Seed = 0,
     device: Device = "auto",

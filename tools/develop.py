@@ -30,7 +30,7 @@ import torch
 
 import clad_lib
 from clad_lib.clad.dec import clusters
-from clad_lib.clad.networks import ResNet18, Trained
+from clad_lib.clad.networks import PlainNet, ResNet18, Trained
 from clad_lib.clad.training import autoencoder, seeded
 from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
@@ -96,8 +96,11 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     """Scores of the test images by one of METHODS ("") and by each of its parts, name -> (N,).
 
     "Rotation, DEC labels" takes the pseudo-labels of autoencoder and DEC in place of the setting
-    `rotation_labels`, "Rotation, ResNet-18" a ResNet-18 in place of the PlainNet.
+    `rotation_labels`, "Rotation, ResNet-18" a ResNet-18 in place of the PlainNet. "Patches, two
+    layers" adds a second layer, and the mean of both.
     """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: expected one of {METHODS}")
     if method == "Patches":
         scorer = patches(split, settings)
         return {"": scorer(split.test), **scorer.parts(split.test)}
@@ -110,8 +113,6 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
         scores = turning(split.test)
         told = {"": scores, f"accuracy {turning.accuracy:.3f}": scores}
         return told | turning.parts(split.test)
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: expected one of {METHODS}")
     with seeded(settings.seed):
         turning = rotation(split, settings, rotation_network(split, settings))
         experts = fused(split, settings, patches(split, settings), turning)
@@ -141,14 +142,14 @@ def turned_by(method: str, split: Split, settings: Settings) -> Trained:
     if method == "Rotation, DEC labels":
         found = clusters(split, settings, autoencoder(split, settings))
         return fit_rotation(images, torch.from_numpy(found.labels)[kept], split, settings)
-    if method == "Rotation, ResNet-18":
-        none = torch.zeros(len(images), dtype=torch.int64)
-        return fit_rotation(images, none, split, settings, network=ResNet18)
-    return rotation_network(split, settings)
+    network = ResNet18 if method == "Rotation, ResNet-18" else PlainNet
+    return rotation_network(split, settings, network=network)
 
 
 def deeper_patches(split: Split, settings: Settings) -> PatchScorer:
-    """Patches with a second layer, whatever the settings say."""
+    """Patches with a second layer, where the settings have one."""
+    if settings.patch_layers == 2:
+        raise ValueError("patch_layers is 2: expected 1, since both are measured side by side")
     deeper = copy(settings)
     vars(deeper).update(patch_layers=2)
     return patches(split, deeper)

@@ -8,7 +8,7 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parents[1]
 PACKAGE = "clad_lib"
 MOST = {
-    "statements": 6257,  # wanted: 3,800; rises only with a capability, see CONTRIBUTING.md
+    "statements": 6273,  # wanted: 3,800; rises only with a capability, see CONTRIBUTING.md
     "columns": 100,
     "lines a module": 250,
     "lines a function": 40,

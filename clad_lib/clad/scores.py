@@ -73,7 +73,7 @@ def odin(
 
     images (N, C, H, W), uint8 or float32 in [0, 1] -> (N,) float64 on the CPU. `epsilon` is in
     pixels, or with the `published` unit in 161.4 standard deviations of each channel, as the
-    published code steps. x' is not clipped, as in the paper. The classifier stays as it is.
+    published code steps. x' is not clipped, as in the paper. Weights and modes stay.
     `batch_size` is what the device likes, if not given.
 
     Raises ValueError for a temperature of 0 or less or a negative epsilon.

@@ -6,7 +6,7 @@ by how much nearer than average each centroid is, pooled over the cells of a gri
 of a fine grid are maps, which a second dictionary can read as it reads images.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from clad_lib.methods.distances import k_means
 CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat
 WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
 LEARNED_FROM = 600, 50_000  # images and patches that a dictionary is learned from
-FIRST: Any = dict(side=6, centroids=64)  # the dictionary of a first layer
-MAPS = 8  # cells a side of what the first layer gives
+FIRST = 6, 64  # side of a first layer's patches in pixels, and its centroids
+MAPS = 8  # cells a side of what it gives
 BLOCK = {"cpu": 2**18, "cuda": 2**27}  # activations at a time; on a CPU they fit its cache
 
 
@@ -101,15 +101,27 @@ def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
     return features.flatten(1).sub_(dictionary.mean).mul_(dictionary.scale)
 
 
-def first_layer(images: Tensor, *, stride: int, seed: int) -> Dictionary:
-    """A dictionary whose pooled activations, at most 1 on these images (N, C, S, S), are maps."""
-    cells = min(MAPS, (images.shape[-1] - FIRST["side"]) // stride + 1)
-    first = learn_dictionary(images, stride=stride, cells=cells, seed=seed, **FIRST)
-    return first._replace(scale=1 / encode(images, first).max())
+def first_layer(images: Tensor, *, stride: int, seed: int) -> tuple[Dictionary, Tensor]:
+    """A dictionary, and the maps (N, K, cells, cells) that it gives of images (N, C, S, S).
+
+    The largest number in them is 1. There are at most 8x8 cells.
+    """
+    (side, centroids), size = FIRST, images.shape[-1]
+    side = min(max(side, stride), size)  # no pixel is left out
+    cells = min(MAPS, (size - side) // stride + 1)
+    first = learn_dictionary(
+        images, side=side, stride=stride, cells=cells, centroids=centroids, seed=seed
+    )
+    maps = maps_of(images, first)
+    scale = 1 / maps.max().clamp_min(1e-3)  # of equal images nothing but rounding is left
+    return first._replace(scale=scale), maps * scale
 
 
 def maps_of(images: Tensor, first: Dictionary | None) -> Tensor:
-    """What a first layer gives of images (N, C, S, S): (N, K, cells, cells); without it, them."""
+    """The maps (N, K, cells, cells) that a first layer gives of images (N, C, S, S).
+
+    Where there is no first layer they are the images themselves.
+    """
     if first is None:
         return images
     cells = int(first.layout[2])

@@ -92,7 +92,7 @@ def fit_patches(
     images: Tensor,
     *,
     groups: np.ndarray | None = None,
-    sides: Sequence[int] = (4, 8),
+    sides: Sequence[int] | None = None,
     stride: int = 1,
     cells: int = 4,
     centroids: int = 64,
@@ -102,21 +102,21 @@ def fit_patches(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> PatchScorer:
-    """Learn dictionaries of patches with `sides` pixels from normal images (N, C, S, S).
+    """Learn dictionaries of patches with `sides` pixels, 4 and 8, from normal images (N, C, S, S).
 
-    With two `layers` the patches have `sides` cells of the maps, 8x8, that a first dictionary
-    gives, and `stride` is that of its patches. `groups` (N,) are equal for images of one object,
-    which are no evidence for each other. At most `keep` images, drawn at random, are remembered.
-    Raises NotApplicable for fewer than 8 images.
+    With two `layers` the patches have `sides`, 2 and 3, in cells of the maps that a first
+    dictionary gives, and `stride` is that of its patches. `groups` (N,) are equal for images of one
+    object, which are no evidence for each other. At most `keep` images, drawn at random, are
+    remembered. Raises NotApplicable for fewer than 8 images.
     """
     check_training(images, least=8)
     rows = some(len(images), keep, seed=seed).sort().values
     images, names = images[rows], np.arange(len(rows)) if groups is None else groups[rows.numpy()]
     members = torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(device)
     images, first = images.to(device), None
+    sides = sides or ((4, 8) if layers == 1 else (2, 3))
     if layers == 2:
-        first, stride = first_layer(images, stride=stride, seed=seed), 1
-    images = maps_of(images, first)
+        (first, images), stride = first_layer(images, stride=stride, seed=seed), 1
     sides = [min(side, images.shape[-1]) for side in sides]
     cells = min(cells, (images.shape[-1] - max(sides)) // stride + 1)
     views, own = [], []
@@ -140,7 +140,6 @@ def patches(split: Split, settings: Settings) -> PatchScorer:
     return fit_patches(
         split.train,
         groups=split.train_tracks,
-        sides=(4, 8) if settings.patch_layers == 1 else (2, 3),
         layers=settings.patch_layers,
         stride=max(1, split.train.shape[-1] // 32),
         cells=cells,

@@ -32,8 +32,10 @@ BATCHES = {0: 128, 1_000_000: 1024}  # turned images in a training step, from so
 RATE = 3e-3  # Adam's peak learning rate
 
 
-def rotation_network(split: Split, settings: Settings) -> Trained:
-    """A PlainNet that names cluster and turn of `rotation_views` turned training images.
+def rotation_network(
+    split: Split, settings: Settings, *, network: type[torch.nn.Module] = PlainNet
+) -> Trained:
+    """A network that names cluster and turn of `rotation_views` turned training images.
 
     Also reads rotation_labels, clusters and device. Images of data sets with `mirror` are mirrored
     at random. Raises NotApplicable where a turned image is as normal (`turnable`).
@@ -52,7 +54,7 @@ def rotation_network(split: Split, settings: Settings) -> Trained:
         labels = patch_clusters(
             images.to(settings.device), clusters=count, seed=settings.seed
         ).cpu()
-    return fit_rotation(images, labels, split, settings)
+    return fit_rotation(images, labels, split, settings, network=network)
 
 
 def patch_clusters(images: Tensor, *, clusters: int, seed: int) -> Tensor:

@@ -111,7 +111,9 @@ def hold_out(
     return make_split(data, none, scenario, seed=seed, calibration=max(calibration, needed / total))
 
 
-def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> str:
+def estimate(
+    method: str, count: int, shape: Sequence[int], config: Config, mirror: bool = False
+) -> str:
     """Time and memory that fitting to `count` images (C, S, S) takes, in words; both are rough.
 
     The time is that of COSTS, on a machine as fast as this one is now; of other methods it is not
@@ -121,7 +123,8 @@ def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> s
     import psutil  # a bare machine may have none: it loads and scores
 
     pixels, area = int(np.prod(shape)), (shape[-1] / 32) ** 2
-    learnt = config.patch_features if method == "Patches" else pixels
+    with_patches = method in ("Patches", "Fused", "FusedPhotographs")
+    learnt = max(pixels * (method != "Patches"), config.patch_features * with_patches)
     needed = FIXED + count * 4 * pixels + min(count, config.patch_images) * COPIES * learnt
     if needed > (free := psutil.virtual_memory().available):
         raise DataError(
@@ -129,6 +132,8 @@ def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> s
             f"{free / 1e9:.1f} GB are free: give a smaller size, such as --size 64, or fewer images"
         )
     once, each, pair, grows = COSTS.get(method, (np.nan,) * 4)
+    if mirror and with_patches:  # Patches takes 3.5 times as long with eight times the centroids
+        once, each = once + 2.5 * COSTS["Patches"][0], each + 2.5 * COSTS["Patches"][1]
     seconds = (once + each * count + pair * count**2) * min(area, 1) * max(1, area / 4) ** grows
     seconds *= min(timeit.repeat(*PROBE, number=1, repeat=5)) / PROBED
     time = f"about {seconds:,.0f} s" if method in COSTS else "a time that is not known"

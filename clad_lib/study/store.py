@@ -31,7 +31,7 @@ def cannot_write(path: Path, error: OSError) -> StoreError:
 
 @contextlib.contextmanager
 def draft_of(final: Path, *, parents: bool = True) -> Iterator[Path]:
-    """Where to write what is to become `final`, of which the block's end leaves nothing behind.
+    """A path to write to before it is moved to `final`; what is there at the block's end goes.
 
     Folders above `final` that are missing are made, unless told otherwise. Raises StoreError for an
     OSError in the block.

@@ -28,7 +28,7 @@ from clad_lib.clad.posthoc import (
     msp,
     vim,
 )
-from clad_lib.clad.training import fit, infer, seeded
+from clad_lib.clad.training import fit, gains_from_bf16, infer, seeded
 from clad_lib.config import Settings, make_config
 
 
@@ -67,7 +67,9 @@ def test_a_loaded_classifier_scores_as_the_trained_one_to_the_bit(images):
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.01])
 def test_scores_do_not_depend_on_the_batch(classifier, images, epsilon):
-    options, tolerance = dict(temperature=10, epsilon=epsilon), 3e-4  # bfloat16 rounds otherwise
+    options, tolerance = dict(temperature=10, epsilon=epsilon), 1e-5
+    if gains_from_bf16(torch.device("cpu")):  # it rounds otherwise in other batches
+        tolerance = 3e-4
     if epsilon:  # in float32 rounding may turn the sign of a gradient near 0
         model, few = smooth()
         found = [scores.odin(model, few, **options, batch_size=size) for size in (3, 1)]

@@ -238,8 +238,11 @@ def test_at_most_so_many_images_are_distances(ones_and_fours):
 
 def test_small_images_and_few_of_them():
     images = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8)
+    equal = torch.full((12, 1, 16, 16), 7, dtype=torch.uint8)
     for layers in (1, 2):
-        assert torch.isfinite(fit_patches(images, centroids=4, layers=layers)(images)).all()
+        for some in (images, images[..., :4, :4], images.repeat(1, 1, 2, 2)[..., :12, :12], equal):
+            scores = fit_patches(some, centroids=4, cells=2, layers=layers)(some)
+            assert torch.isfinite(scores).all()
     with pytest.raises(NotApplicable, match="got 7 training"):
         fit_patches(images[:7])
     with pytest.raises(ValueError, match="resize"):
