@@ -172,7 +172,7 @@ def batch_for(model: nn.Module, images: Tensor, few: int = 256) -> int:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module):
-    """In eval mode inside, then each part as it was, but for its layout, which is channels last."""
+    """Inside, the model is in eval mode; afterwards it is as before, but channels last."""
     modes = {part: part.training for part in model.modules()}
     try:
         yield channels_last(model).eval()
