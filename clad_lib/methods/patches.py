@@ -1,6 +1,7 @@
 """Anomalies by four distances on what dictionaries of patches say of an image."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def fit_patches(
     centroids: int = 64,
     clusters: int = 10,
     keep: int = 20_000,
-    layers: int = 1,
+    layers: Literal[1, 2] = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> PatchScorer:

@@ -160,9 +160,8 @@ def taken_apart(value: Any, tensors: dict[str, Tensor], name: str = "scorer") ->
         parts = {"kind": value.func.__name__, "first": value.args, "options": value.keywords}
     elif f"{type(value).__module__}:{type(value).__name__}" in KINDS.values():
         fields = inspect.signature(type(value)).parameters
-        known = {each: getattr(value, each) for each in fields}
-        parts = {"kind": type(value).__name__}
-        parts |= {each: v for each, v in known.items() if v is not None}  # else the default
+        known = {"kind": type(value).__name__} | {each: getattr(value, each) for each in fields}
+        parts = {each: v for each, v in known.items() if v is not None}  # None is the default
     if isinstance(parts, Mapping):
         return {key: taken_apart(each, tensors, f"{name}.{key}") for key, each in parts.items()}
     if isinstance(parts, (tuple, list)):
