@@ -21,7 +21,6 @@ import json
 import subprocess
 import sys
 import time
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,9 @@ from clad_lib.methods.rotation import fit_rotation, rotation, rotation_network
 from clad_lib.methods.scorers import PartScorer, held_out
 
 DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
-METHODS = ("Patches", "Patches, two layers", "Rotation", "Rotation, DEC labels")
-METHODS += ("Rotation, ResNet-18", "Fused", "FusedPhotographs")
+METHODS = ("Patches", "Rotation", "Rotation, DEC labels", "Rotation, ResNet-18")
+METHODS += ("Fused", "FusedPhotographs")
+LAYERS = {"": (), ", first layer": ("pixels",), ", second layer": ("cells",)}
 TABLE = Path(__file__).parents[1] / "results" / "development.csv"
 
 
@@ -96,16 +96,15 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     """Scores of the test images by one of METHODS ("") and by each of its parts, name -> (N,).
 
     "Rotation, DEC labels" takes the pseudo-labels of autoencoder and DEC in place of the setting
-    `rotation_labels`, "Rotation, ResNet-18" a ResNet-18 in place of the PlainNet. "Patches, two
-    layers" adds a second layer, and the mean of both.
+    `rotation_labels`, "Rotation, ResNet-18" a ResNet-18 in place of the PlainNet. With
+    `patch_layers` 2 there are each of the layers alone, too.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {METHODS}")
     if method == "Patches":
         scorer = patches(split, settings)
-        return {"": scorer(split.test), **scorer.parts(split.test)}
-    if method == "Patches, two layers":
-        return two_layers(split, settings)
+        layers = {f"Patches{name}": each(split.test) for name, each in layers_of(scorer).items()}
+        return {"": scorer(split.test), **scorer.parts(split.test), **layers}
     if method.startswith("Rotation"):
         with seeded(settings.seed):
             network = turned_by(method, split, settings)
@@ -131,8 +130,8 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
         with seeded(settings.seed):
             third = contrastive(split, settings, contrastive_network(split, settings))
         told |= with_third(split, experts, third)
-        told |= with_layers(split, experts, third, deeper_patches(split, settings))
-    return told
+        told |= with_layers(split, experts, third)
+    return told | with_layers(split, experts)
 
 
 def turned_by(method: str, split: Split, settings: Settings) -> Trained:
@@ -146,38 +145,21 @@ def turned_by(method: str, split: Split, settings: Settings) -> Trained:
     return rotation_network(split, settings, network=network)
 
 
-def deeper_patches(split: Split, settings: Settings) -> PatchScorer:
-    """Patches with a second layer, where the settings have one."""
-    if settings.patch_layers == 2:
-        raise ValueError("patch_layers is 2: expected 1, since both are measured side by side")
-    deeper = copy(settings)
-    vars(deeper).update(patch_layers=2)
-    return patches(split, deeper)
-
-
-def two_layers(split: Split, settings: Settings) -> dict[str, torch.Tensor]:
-    """Scores (N,) by the second layer and its parts, by the first, and by the mean of both."""
-    deeper, one = deeper_patches(split, settings), patches(split, settings)(split.test)
-    scores = deeper(split.test)
-    both = {"": scores, "Patches": one, "mean of both layers": (scores + one) / 2}
-    return both | deeper.parts(split.test)
+def layers_of(scorer: PatchScorer) -> dict[str, PartScorer]:
+    """Each layer of a scorer of two alone, and both; nothing of a scorer of one."""
+    words = LAYERS if scorer.first is not None else {}
+    return {name: Some(scorer, each) for name, each in words.items()}
 
 
 def with_layers(
-    split: Split, two: FusedScorer, third: PartScorer, deeper: PartScorer
+    split: Split, two: FusedScorer, third: PartScorer | None = None
 ) -> dict[str, torch.Tensor]:
-    """Scores (N,) of Fused and FusedPhotographs, the second layer in the place of Patches or
-    beside it."""
-    experts = {**two.experts, "Contrastive": third, "two layers": deeper}
-    scores = {name: expert(split.test) for name, expert in experts.items()}
+    """Scores (N,) of Fused, or with a third expert of FusedPhotographs, by layers of Patches."""
     found = {}
-    for one, more in ((0, 1), (0, 2), (0.5, 0.5), (1, 1)):
-        for contrast in (0, CONTRASTIVE):
-            weights = (
-                two.weights | dict(Patches=one) | {"Contrastive": contrast, "two layers": more}
-            )
-            part = f"Patches {one:g}, two layers {more:g}, Contrastive {contrast:g}"
-            found[part] = FusedScorer(experts, weights).join([scores[name] for name in experts])
+    for layer, expert in layers_of(two.experts["Patches"]).items():
+        experts = {**two.experts, "Patches": expert} | ({"Contrastive": third} if third else {})
+        joined = FusedScorer(experts, two.weights | ({"Contrastive": CONTRASTIVE} if third else {}))
+        found[f"{'FusedPhotographs' if third else 'Fused'}{layer}"] = joined(split.test)
     return found
 
 

@@ -108,10 +108,8 @@ def first_layer(images: Tensor, *, stride: int, seed: int) -> tuple[Dictionary, 
     """
     (side, centroids), size = FIRST, images.shape[-1]
     side = min(max(side, stride), size)  # no pixel is left out
-    cells = min(MAPS, (size - side) // stride + 1)
-    first = learn_dictionary(
-        images, side=side, stride=stride, cells=cells, centroids=centroids, seed=seed
-    )
+    sizes = dict(side=side, stride=stride, cells=min(MAPS, (size - side) // stride + 1))
+    first = learn_dictionary(images, **sizes, centroids=centroids, seed=seed)
     maps = maps_of(images, first)
     scale = 1 / maps.max().clamp_min(1e-3)  # of equal images nothing but rounding is left
     return first._replace(scale=scale), maps * scale

@@ -33,7 +33,8 @@ def fits(dictionary: Dictionary, memory: Memory) -> bool:
 class PatchScorer(PartScorer):
     """Images (N, C, S, S) -> scores (N,): four distances for each of several patch sizes.
 
-    Patches are of the images, or of the maps that a `first` dictionary gives of them.
+    Patches are of the images, or of the maps that a `first` dictionary gives of them: those that
+    have as many channels.
     """
 
     def __init__(
@@ -44,15 +45,19 @@ class PatchScorer(PartScorer):
     ):
         self.views, self.first = views, first
         layouts = [dictionary.layout.tolist() for dictionary, _ in views]
-        read, (channels, size) = {(*each[3:],) for each in layouts}, layouts[0][3:]
+        shape, maps = layouts[0][3:], None
         if first is not None:
-            read.add((len(first.lengths), int(first.layout[2])))
-            channels, size = first.layout[3:].tolist()
-        if not all(fits(*view) for view in views) or len(read) > 1:
+            shape, maps = first.layout[3:].tolist(), [len(first.lengths), int(first.layout[2])]
+        self.deep = [each[3:] == maps for each in layouts]  # whether a view reads the maps
+        alike = all(each[3:] in (shape, maps) and each[2] == layouts[0][2] for each in layouts)
+        if not alike or not all(fits(*view) for view in views):
             raise ValueError("its dictionaries of patches and what they remember do not fit")
-        unit = "pixels" if first is None else "cells"
-        names = [f"{score}, {layout[0]} {unit}" for layout in layouts for score in SCORES]
-        super().__init__(names, (channels, size, size), own)
+        names = [
+            f"{score}, {layout[0]} {'cells' if deep else 'pixels'}"
+            for layout, deep in zip(layouts, self.deep, strict=True)
+            for score in SCORES
+        ]
+        super().__init__(names, (*shape, shape[1]), own)
 
     def distances(self, images: Tensor) -> Tensor:
         """Images (N, C, S, S) -> distances (N, parts)."""
@@ -83,8 +88,11 @@ class PatchScorer(PartScorer):
     def _seen(self, images: Tensor, score: Callable[[Memory, Tensor], Tensor]) -> list[Tensor]:
         """The score of all images through each dictionary, made in blocks."""
         found = [
-            [score(memory, encode(maps, dictionary)) for dictionary, memory in self.views]
-            for maps in (maps_of(block, self.first) for block in images.split(2048))
+            [
+                score(memory, encode(read[deep], dictionary))
+                for deep, (dictionary, memory) in zip(self.deep, self.views, strict=True)
+            ]
+            for read in ((block, maps_of(block, self.first)) for block in images.split(2048))
         ]
         return [torch.cat(blocks) for blocks in zip(*found, strict=True)]
 
@@ -93,7 +101,7 @@ def fit_patches(
     images: Tensor,
     *,
     groups: np.ndarray | None = None,
-    sides: Sequence[int] | None = None,
+    sides: Sequence[int] = (4, 8),
     stride: int = 1,
     cells: int = 4,
     centroids: int = 64,
@@ -103,27 +111,27 @@ def fit_patches(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> PatchScorer:
-    """Learn dictionaries of patches with `sides` pixels, 4 and 8, from normal images (N, C, S, S).
+    """Learn dictionaries of patches with `sides` pixels from normal images (N, C, S, S).
 
-    With two `layers` the patches have `sides`, 2 and 3, in cells of the maps that a first
-    dictionary gives, and `stride` is that of its patches. `groups` (N,) are equal for images of one
-    object, which are no evidence for each other. At most `keep` images, drawn at random, are
-    remembered. Raises NotApplicable for fewer than 8 images.
+    With two `layers` there are more, of patches with 2 and 3 cells of the maps that one more
+    dictionary gives. `groups` (N,) are equal for images of one object, which are no evidence for
+    each other. At most `keep` images, drawn at random, are remembered. Raises NotApplicable for
+    fewer than 8 images.
     """
     check_training(images, least=8)
     rows = some(len(images), keep, seed=seed).sort().values
     images, names = images[rows], np.arange(len(rows)) if groups is None else groups[rows.numpy()]
     members = torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(device)
     images, first = images.to(device), None
-    sides = sides or ((4, 8) if layers == 1 else (2, 3))
+    read = [(images, min(side, images.shape[-1]), stride) for side in sides]
     if layers == 2:
-        (first, images), stride = first_layer(images, stride=stride, seed=seed), 1
-    sides = [min(side, images.shape[-1]) for side in sides]
-    cells = min(cells, (images.shape[-1] - max(sides)) // stride + 1)
+        first, maps = first_layer(images, stride=stride, seed=seed)
+        read += [(maps, min(side, maps.shape[-1]), 1) for side in (2, 3)]
+    cells = min(cells, *((each.shape[-1] - side) // step + 1 for each, side, step in read))
     views, own = [], []
-    for side in sides:
+    for each, side, step in read:
         dictionary, features = described(
-            images, side=side, stride=stride, cells=cells, centroids=centroids, seed=seed
+            each, side=side, stride=step, cells=cells, centroids=centroids, seed=seed
         )
         memory, scores = remember(features, members, clusters=clusters, seed=seed)
         views.append((dictionary, memory))

@@ -35,16 +35,17 @@ class PatchGraph(nn.Module):
         self.centre, self.spread = scorer.centre, scorer.spread
         self.first = None if scorer.first is None else self._known(scorer.first)
         self.views = [
-            (self._known(dictionary), memory, torch.linalg.inv(memory.factors.double()).float().mT)
-            for dictionary, memory in scorer.views
+            (deep, self._known(one), memory, torch.linalg.inv(memory.factors.double()).float().mT)
+            for deep, (one, memory) in zip(scorer.deep, scorer.views, strict=True)
         ]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         parts, maps = list[Tensor](), list[Tensor]()
+        read = [images]
         if self.first is not None:
-            images = self._cells(images, *self.first).permute(0, 3, 1, 2)
-        for known, memory, turns in self.views:
-            points = self._cells(images, *known).flatten(1)  # (N, D)
+            read.append(self._cells(images, *self.first).permute(0, 3, 1, 2))
+        for deep, known, memory, turns in self.views:
+            points = self._cells(read[deep], *known).flatten(1)  # (N, D)
             gaps = squared_distances(points, memory.points)  # (N, n)
             least, places = gaps.topk(min(LOCAL, len(memory.points)), largest=False)
             near = least.sqrt()
