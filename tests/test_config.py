@@ -102,6 +102,12 @@ def test_every_profile_and_data_set_holds_known_settings():
             assert isinstance(make_config(dataset, profile=name), Config)
 
 
+def test_photographs_share_their_settings():
+    kinds = [row["settings"] for row in datasets().values() if row.get("mirror")]
+    assert len(kinds) == 2
+    assert kinds[0] == kinds[1]
+
+
 def test_a_view_shows_only_what_is_declared():
     view = Settings(make_config(seed=5), ("latent",), device="here")
     assert (view.latent, view.seed, view.device, view.progress) == (10, 5, "here", True)

@@ -147,7 +147,7 @@ def turned_by(method: str, split: Split, settings: Settings) -> Trained:
 
 def layers_of(scorer: PatchScorer) -> dict[str, PartScorer]:
     """Each layer of a scorer of two alone, and both; nothing of a scorer of one."""
-    words = LAYERS if scorer.first is not None else {}
+    words = LAYERS if scorer.views[-1][0].first else {}
     return {name: Some(scorer, each) for name, each in words.items()}
 
 

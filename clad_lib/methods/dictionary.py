@@ -6,7 +6,7 @@ by how much nearer than average each centroid is, pooled over the cells of a gri
 of a fine grid are maps, which a second dictionary can read as it reads images.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Dictionary(NamedTuple):
     lengths: Tensor  # (K,) squared lengths of the centroids
     mean: Tensor  # (D,) of the features of the training images, D = cells^2 K
     scale: Tensor  # (D,) one over a centroid's standard deviation, the same in all cells
+    first: Any = None  # another Dictionary: patches are of the maps that it gives of images
 
 
 def _rows(images: Tensor, side: int, stride: int) -> Tensor:
@@ -87,6 +88,8 @@ def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
     d_k is a patch's distance to centroid k, a cell holds the mean over its patches. Blocks bound
     the memory, and all steps after the product work in its place.
     """
+    if dictionary.first is not None:
+        images = maps_of(images, dictionary.first)
     side, stride, *_ = dictionary.layout.tolist()
     pool, filters = -pooling(dictionary), dictionary.filters  # pooled is minus the activation
     step = max(1, BLOCK.get(filters.device.type, 2**18) // (pool.shape[1] * filters.shape[1]))
@@ -115,13 +118,8 @@ def first_layer(images: Tensor, *, stride: int, seed: int) -> tuple[Dictionary, 
     return first._replace(scale=scale), maps * scale
 
 
-def maps_of(images: Tensor, first: Dictionary | None) -> Tensor:
-    """The maps (N, K, cells, cells) that a first layer gives of images (N, C, S, S).
-
-    Where there is no first layer they are the images themselves.
-    """
-    if first is None:
-        return images
+def maps_of(images: Tensor, first: Dictionary) -> Tensor:
+    """The maps (N, K, cells, cells) that a first layer gives of images (N, C, S, S)."""
     cells = int(first.layout[2])
     return encode(images, first).unflatten(1, (cells, cells, -1)).permute(0, 3, 1, 2)
 

@@ -1,7 +1,7 @@
 """Anomalies by four distances on what dictionaries of patches say of an image."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
-from clad_lib.methods.dictionary import Dictionary, described, encode, first_layer, maps_of
+from clad_lib.methods.dictionary import Dictionary, described, encode, first_layer
 from clad_lib.methods.distances import (
     NEAREST,
     SCORES,
@@ -24,40 +24,29 @@ from clad_lib.methods.scorers import PartScorer, check_shape, check_training, so
 
 def fits(dictionary: Dictionary, memory: Memory) -> bool:
     """Whether the sizes of a dictionary and of points described by it agree."""
-    side, stride, cells, _, size = dictionary.layout.tolist()
+    side, stride, cells, channels, size = dictionary.layout.tolist()
     sizes = [memory.points.shape[1], *map(len, (dictionary.mean, memory.reach, memory.density))]
     width, count = cells**2 * len(dictionary.lengths), len(memory.points)
-    return 1 <= side <= size and stride >= 1 <= cells and sizes == [width, width, count, count]
+    right = 1 <= side <= size and stride >= 1 <= cells and sizes == [width, width, count, count]
+    first = dictionary.first
+    return right and (not first or [len(first.lengths), int(first.layout[2])] == [channels, size])
 
 
 class PatchScorer(PartScorer):
-    """Images (N, C, S, S) -> scores (N,): four distances for each of several patch sizes.
+    """Images (N, C, S, S) -> scores (N,): four distances for each of several patch sizes."""
 
-    Patches are of the images, or of the maps that a `first` dictionary gives of them: those that
-    have as many channels.
-    """
-
-    def __init__(
-        self,
-        views: Sequence[tuple[Dictionary, Memory]],
-        own: Tensor,
-        first: Dictionary | None = None,
-    ):
-        self.views, self.first = views, first
-        layouts = [dictionary.layout.tolist() for dictionary, _ in views]
-        shape, maps = layouts[0][3:], None
-        if first is not None:
-            shape, maps = first.layout[3:].tolist(), [len(first.lengths), int(first.layout[2])]
-        self.deep = [each[3:] == maps for each in layouts]  # whether a view reads the maps
-        alike = all(each[3:] in (shape, maps) and each[2] == layouts[0][2] for each in layouts)
-        if not alike or not all(fits(*view) for view in views):
+    def __init__(self, views: Sequence[tuple[Dictionary, Memory]], own: Tensor):
+        self.views = views
+        read = {(*(each.first or each).layout.tolist()[3:],) for each, _ in views}
+        if not all(fits(*view) for view in views) or len(read) > 1:
             raise ValueError("its dictionaries of patches and what they remember do not fit")
         names = [
-            f"{score}, {layout[0]} {'cells' if deep else 'pixels'}"
-            for layout, deep in zip(layouts, self.deep, strict=True)
+            f"{score}, {int(each.layout[0])} {'cells' if each.first else 'pixels'}"
+            for each, _ in views
             for score in SCORES
         ]
-        super().__init__(names, (*shape, shape[1]), own)
+        channels, size = read.pop()
+        super().__init__(names, (channels, size, size), own)
 
     def distances(self, images: Tensor) -> Tensor:
         """Images (N, C, S, S) -> distances (N, parts)."""
@@ -88,11 +77,8 @@ class PatchScorer(PartScorer):
     def _seen(self, images: Tensor, score: Callable[[Memory, Tensor], Tensor]) -> list[Tensor]:
         """The score of all images through each dictionary, made in blocks."""
         found = [
-            [
-                score(memory, encode(read[deep], dictionary))
-                for deep, (dictionary, memory) in zip(self.deep, self.views, strict=True)
-            ]
-            for read in ((block, maps_of(block, self.first)) for block in images.split(2048))
+            [score(memory, encode(block, dictionary)) for dictionary, memory in self.views]
+            for block in images.split(2048)
         ]
         return [torch.cat(blocks) for blocks in zip(*found, strict=True)]
 
@@ -122,21 +108,21 @@ def fit_patches(
     rows = some(len(images), keep, seed=seed).sort().values
     images, names = images[rows], np.arange(len(rows)) if groups is None else groups[rows.numpy()]
     members = torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(device)
-    images, first = images.to(device), None
-    read = [(images, min(side, images.shape[-1]), stride) for side in sides]
+    images = images.to(device)
+    read: list[Any] = [(None, images, min(side, images.shape[-1]), stride) for side in sides]
     if layers == 2:
         first, maps = first_layer(images, stride=stride, seed=seed)
-        read += [(maps, min(side, maps.shape[-1]), 1) for side in (2, 3)]
-    cells = min(cells, *((each.shape[-1] - side) // step + 1 for each, side, step in read))
+        read += [(first, maps, min(side, maps.shape[-1]), 1) for side in (2, 3)]
+    cells = min(cells, *((each.shape[-1] - side) // step + 1 for _, each, side, step in read))
     views, own = [], []
-    for each, side, step in read:
+    for layer, each, side, step in read:
         dictionary, features = described(
             each, side=side, stride=step, cells=cells, centroids=centroids, seed=seed
         )
         memory, scores = remember(features, members, clusters=clusters, seed=seed)
-        views.append((dictionary, memory))
+        views.append((dictionary._replace(first=layer), memory))
         own.append(scores.cpu())
-    return PatchScorer(views, torch.cat(own, 1), first)
+    return PatchScorer(views, torch.cat(own, 1))
 
 
 def patches(split: Split, settings: Settings) -> PatchScorer:

@@ -78,7 +78,8 @@ def write_bundle(
     disk refuses. Where a process is killed that replaces it, the old bundle or the new one is read.
     """
     check(place, record["settings"]["method"], replace=replace)
-    weights = save({name: each.detach().cpu().contiguous() for name, each in tensors.items()})
+    own = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
+    weights = save(own)  # it refuses tensors that share memory
     text = json.dumps({"format": FORMAT, **record}, indent=1).encode()
     card = TEXT.format(report=report, kept=len(tensors["examples"])).encode()
     files = {WEIGHTS: weights, RECORD: text, CARD: card}

@@ -33,19 +33,15 @@ class PatchGraph(nn.Module):
     def __init__(self, scorer: PatchScorer):
         super().__init__()
         self.centre, self.spread = scorer.centre, scorer.spread
-        self.first = None if scorer.first is None else self._known(scorer.first)
         self.views = [
-            (deep, self._known(one), memory, torch.linalg.inv(memory.factors.double()).float().mT)
-            for deep, (one, memory) in zip(scorer.deep, scorer.views, strict=True)
+            (self._known(dictionary), memory, torch.linalg.inv(memory.factors.double()).float().mT)
+            for dictionary, memory in scorer.views
         ]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         parts, maps = list[Tensor](), list[Tensor]()
-        read = [images]
-        if self.first is not None:
-            read.append(self._cells(images, *self.first).permute(0, 3, 1, 2))
-        for deep, known, memory, turns in self.views:
-            points = self._cells(read[deep], *known).flatten(1)  # (N, D)
+        for known, memory, turns in self.views:
+            points = self._cells(images, *known).flatten(1)  # (N, D)
             gaps = squared_distances(points, memory.points)  # (N, n)
             least, places = gaps.topk(min(LOCAL, len(memory.points)), largest=False)
             near = least.sqrt()
@@ -58,13 +54,16 @@ class PatchGraph(nn.Module):
         logarithms = torch.stack(parts, 1).clamp_min(SMALLEST).log()
         return ((logarithms - self.centre) / self.spread).mean(1), torch.stack(maps).sum(0)
 
-    @staticmethod
-    def _known(dictionary: Dictionary) -> tuple[list[int], Tensor, Dictionary]:
-        return dictionary.layout.tolist(), pooling(dictionary), dictionary
+    def _known(self, dictionary: Dictionary) -> tuple[list[int], Tensor, Dictionary, Any]:
+        first = dictionary.first and self._known(dictionary.first)
+        return dictionary.layout.tolist(), pooling(dictionary), dictionary, first
 
-    @staticmethod
-    def _cells(images: Tensor, layout: list[int], pool: Tensor, dictionary: Dictionary) -> Tensor:
+    def _cells(
+        self, images: Tensor, layout: list[int], pool: Tensor, dictionary: Dictionary, first: Any
+    ) -> Tensor:
         """`encode`: images (N, C, S, S) -> (N, cells, cells, K)."""
+        if first:
+            images = self._cells(images, *first).permute(0, 3, 1, 2)
         side, stride, cells, *_ = layout
         rows = unfold(images * 255, side, stride=stride).transpose(1, 2)  # (N, P, d)
         rows = rows - rows.mean(2, keepdim=True)

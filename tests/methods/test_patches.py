@@ -86,12 +86,12 @@ def test_features_are_those_of_a_plain_loop(channels, side, stride, cells):
 def test_the_second_layer_reads_the_maps_of_the_first():
     images = digits(0, 1, 2)[:60]
     scorer = fit_patches(images, cells=2, centroids=12, clusters=3, layers=2)
-    largest = plain_features(images, scorer.first, 6, 1, 8).max()  # (60, 8 8 64)
+    first = scorer.views[-1][0].first
+    largest = plain_features(images, first, 6, 1, 8).max()  # (60, 8 8 64)
     few = images[:20]
-    plain = plain_features(few, scorer.first, 6, 1, 8).reshape(20, 8, 8, 64) / largest
+    plain = plain_features(few, first, 6, 1, 8).reshape(20, 8, 8, 64) / largest
     plain = torch.from_numpy(plain.transpose(0, 3, 1, 2))
-    torch.testing.assert_close(maps_of(few, scorer.first).double(), plain, rtol=0, atol=1e-4)
-    assert scorer.deep == [False, False, True, True]
+    torch.testing.assert_close(maps_of(few, first).double(), plain, rtol=0, atol=1e-4)
     for side, (dictionary, memory) in zip((2, 3), scorer.views[2:], strict=True):
         raw = plain_features(255 * plain, dictionary, side, 1, 2)
         points = (torch.from_numpy(raw) - dictionary.mean) * dictionary.scale
@@ -230,18 +230,16 @@ def test_blocks_and_kinds_of_pixels_do_not_matter(ones_and_fours, scorer):
     torch.testing.assert_close(scorer(images / 255), scorer(images), rtol=1e-3, atol=1e-3)
 
 
-def test_dictionaries_and_points_that_do_not_fit_are_refused(ones_and_fours, scorer):
+def test_dictionaries_and_points_that_do_not_fit_are_refused(scorer):
     (first, memory), (other, _) = scorer.views
     wrong = [(other, memory._replace(points=memory.points[:, 1:])), (other, memory)]
     sizes = other._replace(layout=other.layout + torch.tensor([0, 0, 0, 0, 1]))
     for views in (wrong[:1], wrong, [(first, memory), (sizes, memory)]):
         with pytest.raises(ValueError, match="do not fit"):
             PatchScorer(views, scorer.own)
+    deeper = other._replace(first=first)  # no maps of 16 pixels, of one channel
     with pytest.raises(ValueError, match="do not fit"):
-        PatchScorer(scorer.views, scorer.own, sizes)  # neither such images nor such maps
-    coarse = fit_patches(ones_and_fours[:60], cells=2, centroids=16, clusters=3)
-    with pytest.raises(ValueError, match="do not fit"):
-        PatchScorer([*scorer.views, *coarse.views], scorer.own)
+        PatchScorer([(deeper, memory)], scorer.own)
 
 
 def test_at_most_so_many_images_are_distances(ones_and_fours):
