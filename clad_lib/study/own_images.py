@@ -132,8 +132,8 @@ def estimate(
             f"{free / 1e9:.1f} GB are free: give a smaller size, such as --size 64, or fewer images"
         )
     once, each, pair, grows = COSTS.get(method, (np.nan,) * 4)
-    if mirror and with_patches:  # Patches takes 3.5 times as long with eight times the centroids
-        once, each = once + 2.5 * COSTS["Patches"][0], each + 2.5 * COSTS["Patches"][1]
+    if mirror and with_patches:  # photographs: two layers, and eight times the centroids
+        once, each = once + 12, each + 5e-3
     seconds = (once + each * count + pair * count**2) * min(area, 1) * max(1, area / 4) ** grows
     seconds *= min(timeit.repeat(*PROBE, number=1, repeat=5)) / PROBED
     time = f"about {seconds:,.0f} s" if method in COSTS else "a time that is not known"
