@@ -90,7 +90,7 @@ class Config:
 
     # beyond the paper
     patch_features: int = 1024  # numbers that describe an image, for each size of patch
-    patch_layers: Literal[1, 2] = 1  # 2: those of the maps of a first one as well
+    patch_layers: Literal[1, 2] = 1  # 2: more dictionaries read maps of images
     patch_images: int = 20_000  # training images remembered, at most
     rotation_views: int = 32_000  # turned images that the rotation network is trained on
     rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1

@@ -84,12 +84,11 @@ class Detector:
         self.highest, shape = dict[str, float](), [3, self.size or 4, self.size or 4]
         if isinstance(images, (str, Path)):
             files, _ = image_files(images, strict=strict)
-            own_images.estimate(self.method, len(files), shape, self.config, self.mirror)
+            own_images.estimate(self.method, len(files), shape, self.config)
             self.highest = highest_values(files)
         how: Any = dict(size=self.size, highest=self.highest, progress=progress)
         found, self.notes, self.folders = own_images.read_images(images, strict=strict, **how)
-        known = len(found), found.shape[1:], self.config, self.mirror
-        takes = own_images.estimate(self.method, *known)
+        takes = own_images.estimate(self.method, len(found), found.shape[1:], self.config)
         if progress:
             tqdm.write(takes, file=sys.stderr)
         names = np.arange(len(found)) if tracks is None else np.asarray(tracks)

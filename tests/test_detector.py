@@ -180,19 +180,19 @@ def test_an_unfitted_detector_says_so():
 
 def test_mirrored_images_are_said_to_be_normal_and_that_is_kept(digits, tmp_path):
     detector = Detector("Fused", profile="smoke", mirror=True, device="cpu").fit(digits[0][:60])
-    (patches, _), _ = detector.scorer.experts["Patches"].views
+    (patches, _), *_ = detector.scorer.experts["Patches"].views
     assert int(patches.layout[2]) == 2  # cells a side, as for data sets of photographs
     again = Detector.load(detector.save(tmp_path / "kept"), device="cpu")
     assert again.mirror
     own_images.renew(again, digits[0][60:70], train=True, places=[digits[0][:60]])
-    (patches, _), _ = again.scorer.experts["Patches"].views
+    (patches, _), *_ = again.scorer.experts["Patches"].views
     assert int(patches.layout[2]) == 2
     assert not np.allclose(again.score(digits[1]), detector.score(digits[1]))
 
 
 def test_mirrored_images_get_the_settings_of_photographs():
     own, photographs = Detector(mirror=True, profile="smoke").config, make_config("cifar10", "LIV")
-    for name in ("rotation_weight", "trust_power", "rotation_labels"):
+    for name in ("patch_layers", "rotation_weight", "trust_power", "rotation_labels"):
         assert getattr(own, name) == getattr(photographs, name) != getattr(Detector().config, name)
     assert (own.dataset, own.patch_features) == ("own images", 64)  # as the profile says
 
@@ -564,7 +564,7 @@ def changed(folder, **values):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"format": 3}, "format 3, this clad_lib reads 2"),
+        ({"format": 4}, "format 4, this clad_lib reads 2 and 3"),
         ({"format": "../../etc"}, "reads 2"),
         ({"settings": {"method": "../../etc/passwd"}}, "unknown method"),
         ({"settings": {}, "learnt": {}}, "damaged"),

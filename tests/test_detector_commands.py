@@ -62,8 +62,9 @@ def test_what_a_fit_takes_is_said_before_it_starts(place, tmp_path):
     assert not re.search(said, done.stdout)
 
 
-def seconds(method, count, size, *mirror):
-    said = own_images.estimate(method, count, (3, size, size), make_config(), *mirror)
+def seconds(method, count, size, mirror=False):
+    config = own_images.config_of("fast", mirror=mirror)
+    said = own_images.estimate(method, count, (3, size, size), config)
     return int(re.search(r"about ([\d,]+) s", said)[1].replace(",", ""))
 
 

@@ -20,15 +20,15 @@ FEW, MANY, LONGEST = 300, 10_000, 10  # mutants, and processor seconds for one o
 ODD = [None, True, -1, 0, 3, 10**30, 1e308, float("nan"), "", "../../etc/passwd", "Patches", "ODIN"]
 ODD += [[], [[]], {}, {"alpha": 0.1}, "\ud800", "x" * 10_000, [1] * 1000, "F64", "BOOL", "cuda:7"]
 ODD += ["Fused", "PlainNet", "odin", "FusedScorer", "Memory", {"tensor": "known"}, "scorer.own"]
-KEPT = ("Patches", "Fused", "OCSVM")
+KEPT = {"Patches": False, "Fused": True, "OCSVM": False}  # whether mirrored: two layers
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
     """The files of a small bundle of each kind, and that the bundle is good."""
     images, found = np.random.default_rng(0).integers(0, 256, (60, 1, 12, 12), dtype=np.uint8), []
-    for method in KEPT:
-        detector = Detector(method, profile="smoke", device="cpu").fit(images)
+    for method, mirror in KEPT.items():
+        detector = Detector(method, profile="smoke", mirror=mirror, device="cpu").fit(images)
         place = detector.save(tmp_path_factory.mktemp("good") / "kept")
         assert Detector.load(place).report()
         found.append({path.name: path.read_bytes() for path in place.iterdir()})

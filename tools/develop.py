@@ -37,7 +37,7 @@ from clad_lib.data.scenarios import Scenario, Split, make_split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.contrastive import contrastive, contrastive_network
 from clad_lib.methods.fused import CONTRASTIVE, FusedScorer, fused, trust
-from clad_lib.methods.patches import PatchScorer, patches
+from clad_lib.methods.patches import patches
 from clad_lib.methods.rotation import fit_rotation, rotation, rotation_network
 from clad_lib.methods.scorers import PartScorer, held_out
 
@@ -145,22 +145,27 @@ def turned_by(method: str, split: Split, settings: Settings) -> Trained:
     return rotation_network(split, settings, network=network)
 
 
-def layers_of(scorer: PatchScorer) -> dict[str, PartScorer]:
-    """Each layer of a scorer of two alone, and both; nothing of a scorer of one."""
-    words = LAYERS if scorer.views[-1][0].first else {}
+def layers_of(scorer: PartScorer) -> dict[str, PartScorer]:
+    """Each of two layers of Patches alone, and both, name -> scorer; empty where there is one."""
+    words = LAYERS if any("cells" in name for name in scorer.names) else {}
     return {name: Some(scorer, each) for name, each in words.items()}
 
 
 def with_layers(
-    split: Split, two: FusedScorer, third: PartScorer | None = None
+    split: Split, experts: FusedScorer, third: PartScorer | None = None
 ) -> dict[str, torch.Tensor]:
-    """Scores (N,) of Fused, or with a third expert of FusedPhotographs, by layers of Patches."""
-    found = {}
-    for layer, expert in layers_of(two.experts["Patches"]).items():
-        experts = {**two.experts, "Patches": expert} | ({"Contrastive": third} if third else {})
-        joined = FusedScorer(experts, two.weights | ({"Contrastive": CONTRASTIVE} if third else {}))
-        found[f"{'FusedPhotographs' if third else 'Fused'}{layer}"] = joined(split.test)
-    return found
+    """Scores (N,) of Fused, with a third expert of FusedPhotographs, by each layer of Patches."""
+    name, weights, known = "Fused", experts.weights, dict(experts.experts)
+    if third:
+        name, weights = "FusedPhotographs", weights | {"Contrastive": CONTRASTIVE}
+        known["Contrastive"] = third
+    others = [each(split.test) for other, each in known.items() if other != "Patches"]
+    return {
+        f"{name}{layer}": FusedScorer({**known, "Patches": each}, weights).join(
+            [each(split.test), *others]
+        )
+        for layer, each in layers_of(known["Patches"]).items()
+    }
 
 
 class Some(PartScorer):

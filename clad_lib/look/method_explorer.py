@@ -163,8 +163,8 @@ def odin_on_one_image(outputs: pd.DataFrame, above: pd.DataFrame, *, start: int 
         )
         made[f"{epsilon:g}"] = figure.update_xaxes(dtick=1)
     still = [*made.values()][start].update_yaxes(matches=None)
-    still.update_yaxes(title="share", range=[0, 1.02], row=1).update_yaxes(title="logit", row=2)
-    still.update_yaxes(title="", col=2).update_yaxes(title="", col=3)
+    still.update_yaxes(range=[0, 1.02], row=1).update_yaxes(title="share", row=1, col=1)
+    still.update_yaxes(title="logit", row=2, col=1)
     return played(made, setting="epsilon, pixels", start=start)
 
 

@@ -6,7 +6,7 @@ by how much nearer than average each centroid is, pooled over the cells of a gri
 of a fine grid are maps, which a second dictionary can read as it reads images.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,22 +17,22 @@ from clad_lib.methods.distances import k_means
 CONTRAST = 10.0  # added to a patch's variance, in squared grey levels, so that flat stays flat
 WHITENING = 0.1  # added to the eigenvalues of the patches' covariance
 LEARNED_FROM = 600, 50_000  # images and patches that a dictionary is learned from
-FIRST = 6, 64  # side of a first layer's patches in pixels, and its centroids
-MAPS = 8  # cells a side of what it gives
+OF_MAPS = 6, 64  # side of the patches, and centroids, of a dictionary that gives maps
+MAPS = 8  # cells a side of them, at most
 BLOCK = {"cpu": 2**18, "cuda": 2**27}  # activations at a time; on a CPU they fit its cache
 
 
 class Dictionary(NamedTuple):
     """Whitened centroids of patches with d numbers, laid out so that distances are one product."""
 
-    layout: Tensor  # (5,) int64: side and stride of a patch, cells a side, C and S of the images
+    layout: Tensor  # (5,) int64: side and stride of a patch, cells a side, C and S of what it reads
     whitening: Tensor  # (d, d + 1), its last column empty: the squared length is written there
     offset: Tensor  # (d + 1,) minus the mean patch, whitened
     filters: Tensor  # (d + 1, K): minus twice the centroids, then a row of ones
     lengths: Tensor  # (K,) squared lengths of the centroids
-    mean: Tensor  # (D,) of the features of the training images, D = cells^2 K
+    mean: Tensor  # (D,) of the features of the training images, D = cells^2 K; or ()
     scale: Tensor  # (D,) one over a centroid's standard deviation, the same in all cells
-    first: Any = None  # another Dictionary: patches are of the maps that it gives of images
+    source: "Dictionary | None" = None  # it reads the maps that this one gives, and not the images
 
 
 def _rows(images: Tensor, side: int, stride: int) -> Tensor:
@@ -86,10 +86,10 @@ def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
     """Images (N, C, S, S) -> pooled activations (N, cells^2 K) of max(0, mean_k d_k - d_k), scaled.
 
     d_k is a patch's distance to centroid k, a cell holds the mean over its patches. Blocks bound
-    the memory, and all steps after the product work in its place.
+    the memory, but that of maps, and all steps after the product work in its place.
     """
-    if dictionary.first is not None:
-        images = maps_of(images, dictionary.first)
+    if dictionary.source is not None:
+        images = maps_of(images, dictionary.source)
     side, stride, *_ = dictionary.layout.tolist()
     pool, filters = -pooling(dictionary), dictionary.filters  # pooled is minus the activation
     step = max(1, BLOCK.get(filters.device.type, 2**18) // (pool.shape[1] * filters.shape[1]))
@@ -104,24 +104,24 @@ def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
     return features.flatten(1).sub_(dictionary.mean).mul_(dictionary.scale)
 
 
-def first_layer(images: Tensor, *, stride: int, seed: int) -> tuple[Dictionary, Tensor]:
+def learn_maps(images: Tensor, *, stride: int, seed: int) -> tuple[Dictionary, Tensor]:
     """A dictionary, and the maps (N, K, cells, cells) that it gives of images (N, C, S, S).
 
     The largest number in them is 1. There are at most 8x8 cells.
     """
-    (side, centroids), size = FIRST, images.shape[-1]
+    (side, centroids), size = OF_MAPS, images.shape[-1]
     side = min(max(side, stride), size)  # no pixel is left out
     sizes = dict(side=side, stride=stride, cells=min(MAPS, (size - side) // stride + 1))
-    first = learn_dictionary(images, **sizes, centroids=centroids, seed=seed)
-    maps = maps_of(images, first)
+    source = learn_dictionary(images, **sizes, centroids=centroids, seed=seed)
+    maps = maps_of(images, source)
     scale = 1 / maps.max().clamp_min(1e-3)  # of equal images nothing but rounding is left
-    return first._replace(scale=scale), maps * scale
+    return source._replace(scale=scale), maps * scale
 
 
-def maps_of(images: Tensor, first: Dictionary) -> Tensor:
-    """The maps (N, K, cells, cells) that a first layer gives of images (N, C, S, S)."""
-    cells = int(first.layout[2])
-    return encode(images, first).unflatten(1, (cells, cells, -1)).permute(0, 3, 1, 2)
+def maps_of(images: Tensor, source: Dictionary) -> Tensor:
+    """The maps (N, K, cells, cells) that a dictionary gives of images (N, C, S, S)."""
+    cells = int(source.layout[2])
+    return encode(images, source).unflatten(1, (cells, cells, -1)).permute(0, 3, 1, 2)
 
 
 def described(images: Tensor, *, cells: int, **sizes: int) -> tuple[Dictionary, Tensor]:

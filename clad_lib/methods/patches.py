@@ -1,6 +1,7 @@
 """Anomalies by four distances on what dictionaries of patches say of an image."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from clad_lib.config import Settings
 from clad_lib.data.split import Split
-from clad_lib.methods.dictionary import Dictionary, described, encode, first_layer
+from clad_lib.methods.dictionary import MAPS, Dictionary, described, encode, learn_maps
 from clad_lib.methods.distances import (
     NEAREST,
     SCORES,
@@ -24,12 +25,13 @@ from clad_lib.methods.scorers import PartScorer, check_shape, check_training, so
 
 def fits(dictionary: Dictionary, memory: Memory) -> bool:
     """Whether the sizes of a dictionary and of points described by it agree."""
-    side, stride, cells, channels, size = dictionary.layout.tolist()
+    (side, stride, cells, *read), source = dictionary.layout.tolist(), dictionary.source
     sizes = [memory.points.shape[1], *map(len, (dictionary.mean, memory.reach, memory.density))]
     width, count = cells**2 * len(dictionary.lengths), len(memory.points)
-    right = 1 <= side <= size and stride >= 1 <= cells and sizes == [width, width, count, count]
-    first = dictionary.first
-    return right and (not first or [len(first.lengths), int(first.layout[2])] == [channels, size])
+    if source and (read != [len(source.lengths), int(source.layout[2])] or source.source):
+        return False
+    right = 1 <= side <= read[1] and stride >= 1 <= cells and (not source or read[1] <= MAPS)
+    return right and sizes == [width, width, count, count]
 
 
 class PatchScorer(PartScorer):
@@ -37,11 +39,11 @@ class PatchScorer(PartScorer):
 
     def __init__(self, views: Sequence[tuple[Dictionary, Memory]], own: Tensor):
         self.views = views
-        read = {(*(each.first or each).layout.tolist()[3:],) for each, _ in views}
+        read = {(*(each.source or each).layout.tolist()[3:],) for each, _ in views}
         if not all(fits(*view) for view in views) or len(read) > 1:
             raise ValueError("its dictionaries of patches and what they remember do not fit")
         names = [
-            f"{score}, {int(each.layout[0])} {'cells' if each.first else 'pixels'}"
+            f"{score}, {int(each.layout[0])} {'cells' if each.source else 'pixels'}"
             for each, _ in views
             for score in SCORES
         ]
@@ -100,27 +102,31 @@ def fit_patches(
     """Learn dictionaries of patches with `sides` pixels from normal images (N, C, S, S).
 
     With two `layers` there are more, of patches with 2 and 3 cells of the maps that one more
-    dictionary gives. `groups` (N,) are equal for images of one object, which are no evidence for
-    each other. At most `keep` images, drawn at random, are remembered. Raises NotApplicable for
-    fewer than 8 images.
+    dictionary gives. A side that images are too small for becomes theirs. `groups` (N,) are equal
+    for images of one object, which are no evidence for each other. At most `keep` images, drawn at
+    random, are remembered. Raises NotApplicable for fewer than 8 images.
     """
     check_training(images, least=8)
     rows = some(len(images), keep, seed=seed).sort().values
     images, names = images[rows], np.arange(len(rows)) if groups is None else groups[rows.numpy()]
     members = torch.from_numpy(np.unique(names, return_inverse=True)[1]).to(device)
     images = images.to(device)
-    read: list[Any] = [(None, images, min(side, images.shape[-1]), stride) for side in sides]
+    layers_read: list[Any] = [(None, images, sides, stride)]
     if layers == 2:
-        first, maps = first_layer(images, stride=stride, seed=seed)
-        read += [(first, maps, min(side, maps.shape[-1]), 1) for side in (2, 3)]
+        layers_read.append((*learn_maps(images, stride=stride, seed=seed), (2, 3), 1))
+    read = [
+        (source, each, side, step)
+        for source, each, sides, step in layers_read
+        for side in sorted({min(side, each.shape[-1]) for side in sides})
+    ]
     cells = min(cells, *((each.shape[-1] - side) // step + 1 for _, each, side, step in read))
     views, own = [], []
-    for layer, each, side, step in read:
+    for source, each, side, step in read:
         dictionary, features = described(
             each, side=side, stride=step, cells=cells, centroids=centroids, seed=seed
         )
         memory, scores = remember(features, members, clusters=clusters, seed=seed)
-        views.append((dictionary._replace(first=layer), memory))
+        views.append((dictionary._replace(source=deepcopy(source)), memory))
         own.append(scores.cpu())
     return PatchScorer(views, torch.cat(own, 1))
 

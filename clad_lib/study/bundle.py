@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from clad_lib.clad.networks import NETWORKS
 from clad_lib.study.store import StoreError, atomic_folder, write_atomically
 
-FORMAT = 2  # grows when an older clad_lib could not read what is written
+FORMAT = 3  # grows when an older clad_lib could not read what is written
 SAVED = (
     *("Patches", "Rotation", "Contrastive", "Fused", "FusedPhotographs", "Pretrained"),
     *("ODIN", "NearestImage", "OCSVM", "SVDD"),
@@ -78,8 +78,7 @@ def write_bundle(
     disk refuses. Where a process is killed that replaces it, the old bundle or the new one is read.
     """
     check(place, record["settings"]["method"], replace=replace)
-    own = {name: each.detach().cpu().clone().contiguous() for name, each in tensors.items()}
-    weights = save(own)  # it refuses tensors that share memory
+    weights = save({name: each.detach().cpu().contiguous() for name, each in tensors.items()})
     text = json.dumps({"format": FORMAT, **record}, indent=1).encode()
     card = TEXT.format(report=report, kept=len(tensors["examples"])).encode()
     files = {WEIGHTS: weights, RECORD: text, CARD: card}
@@ -137,8 +136,8 @@ def read_bundle(place: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise StoreError(f"{place} holds {sizes}: expected {', '.join(FILES)}, and no more")
     files = {name: (root / name).read_bytes() for name in FILES}
     record = json.loads(files[RECORD])
-    if record["format"] != FORMAT:
-        found = f"{place} has format {record['format']!r}, this clad_lib reads {FORMAT}"
+    if record["format"] not in (2, FORMAT):  # 2 had Patches of one layer
+        found = f"{place} has format {record['format']!r}, this clad_lib reads 2 and {FORMAT}"
         raise StoreError(f"{found}: update clad_lib, or fit anew")
     if files.pop(SUMS) != checksums(files):
         raise StoreError(f"{place} was changed since it was written: copy it again, or fit anew")

@@ -55,15 +55,15 @@ class PatchGraph(nn.Module):
         return ((logarithms - self.centre) / self.spread).mean(1), torch.stack(maps).sum(0)
 
     def _known(self, dictionary: Dictionary) -> tuple[list[int], Tensor, Dictionary, Any]:
-        first = dictionary.first and self._known(dictionary.first)
-        return dictionary.layout.tolist(), pooling(dictionary), dictionary, first
+        source = dictionary.source and self._known(dictionary.source)
+        return dictionary.layout.tolist(), pooling(dictionary), dictionary, source
 
     def _cells(
-        self, images: Tensor, layout: list[int], pool: Tensor, dictionary: Dictionary, first: Any
+        self, images: Tensor, layout: list[int], pool: Tensor, dictionary: Dictionary, source: Any
     ) -> Tensor:
         """`encode`: images (N, C, S, S) -> (N, cells, cells, K)."""
-        if first:
-            images = self._cells(images, *first).permute(0, 3, 1, 2)
+        if source:
+            images = self._cells(images, *source).permute(0, 3, 1, 2)
         side, stride, cells, *_ = layout
         rows = unfold(images * 255, side, stride=stride).transpose(1, 2)  # (N, P, d)
         rows = rows - rows.mean(2, keepdim=True)

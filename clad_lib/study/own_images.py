@@ -111,9 +111,7 @@ def hold_out(
     return make_split(data, none, scenario, seed=seed, calibration=max(calibration, needed / total))
 
 
-def estimate(
-    method: str, count: int, shape: Sequence[int], config: Config, mirror: bool = False
-) -> str:
+def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> str:
     """Time and memory that fitting to `count` images (C, S, S) takes, in words; both are rough.
 
     The time is that of COSTS, on a machine as fast as this one is now; of other methods it is not
@@ -123,8 +121,8 @@ def estimate(
     import psutil  # a bare machine may have none: it loads and scores
 
     pixels, area = int(np.prod(shape)), (shape[-1] / 32) ** 2
-    with_patches = method in ("Patches", "Fused", "FusedPhotographs")
-    learnt = max(pixels * (method != "Patches"), config.patch_features * with_patches)
+    layers = config.patch_layers * (method in ("Patches", "Fused", "FusedPhotographs"))
+    learnt = max(pixels * (method != "Patches"), config.patch_features * layers)
     needed = FIXED + count * 4 * pixels + min(count, config.patch_images) * COPIES * learnt
     if needed > (free := psutil.virtual_memory().available):
         raise DataError(
@@ -132,7 +130,7 @@ def estimate(
             f"{free / 1e9:.1f} GB are free: give a smaller size, such as --size 64, or fewer images"
         )
     once, each, pair, grows = COSTS.get(method, (np.nan,) * 4)
-    if mirror and with_patches:  # photographs: two layers, and eight times the centroids
+    if layers == 2:  # those of photographs, with eight times the centroids
         once, each = once + 12, each + 5e-3
     seconds = (once + each * count + pair * count**2) * min(area, 1) * max(1, area / 4) ** grows
     seconds *= min(timeit.repeat(*PROBE, number=1, repeat=5)) / PROBED

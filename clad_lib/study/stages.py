@@ -117,7 +117,7 @@ _OWN: dict[str, Row] = {
     "PixelLOF": Row("clad_lib.methods.nearest:pixel_lof", block=CONTROL),
     "PNGBytes": Row("clad_lib.methods.nearest:image_bytes", block=CONTROL),
     "FeatureNorm": Row("clad_lib.methods.nearest:feature_norm", ("autoencoder",), block=CONTROL),
-    "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, block=BEYOND),
+    "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, version=2, block=BEYOND),
     "rotation_network": Row(
         "clad_lib.methods.rotation:rotation_network",
         reads=("rotation_views", "rotation_labels", "clusters"),

@@ -42,7 +42,7 @@ def points_and_groups(count: int = 120, width: int = 6, tracks: int = 30):
 def test_the_second_layer_reads_the_maps_of_the_first():
     images = digits(0, 1, 2)[:60]
     scorer = fit_patches(images, cells=2, centroids=12, clusters=3, layers=2)
-    first = scorer.views[-1][0].first
+    first = scorer.views[-1][0].source
     largest = plain_features(images, first, 6, 1, 8).max()  # (60, 8 8 64)
     few = images[:20]
     plain = plain_features(few, first, 6, 1, 8).reshape(20, 8, 8, 64) / largest
@@ -182,9 +182,20 @@ def test_dictionaries_and_points_that_do_not_fit_are_refused(scorer):
     for views in (wrong[:1], wrong, [(first, memory), (sizes, memory)]):
         with pytest.raises(ValueError, match="do not fit"):
             PatchScorer(views, scorer.own)
-    deeper = other._replace(first=first)  # no maps of 16 pixels, of one channel
+    deeper = other._replace(source=first)  # no maps of 16 pixels, of one channel
     with pytest.raises(ValueError, match="do not fit"):
         PatchScorer([(deeper, memory)], scorer.own)
+
+
+def test_maps_of_many_cells_or_of_other_maps_are_refused(ones_and_fours):
+    scorer = fit_patches(ones_and_fours[:60], cells=2, centroids=8, clusters=3, layers=2)
+    deep, memory = scorer.views[-1]
+    fine = deep.source._replace(layout=torch.tensor([6, 1, 500, 1, 16]))
+    above = deep._replace(layout=torch.tensor([3, 1, 2, 64, 500]), source=fine)  # fill the memory
+    nested = deep._replace(source=deep.source._replace(source=deep.source))
+    for wrong in (above, nested):
+        with pytest.raises(ValueError, match="do not fit"):
+            PatchScorer([(wrong, memory)], scorer.own)
 
 
 def test_at_most_so_many_images_are_distances(ones_and_fours):
@@ -197,9 +208,12 @@ def test_small_images_and_few_of_them():
     images = torch.randint(0, 256, (8, 3, 8, 8), dtype=torch.uint8)
     equal = torch.full((12, 1, 16, 16), 7, dtype=torch.uint8)
     for layers in (1, 2):
-        for some in (images, images[..., :4, :4], images.repeat(1, 1, 2, 2)[..., :12, :12], equal):
-            scores = fit_patches(some, centroids=4, cells=2, layers=layers)(some)
-            assert torch.isfinite(scores).all()
+        small = [images[..., :side, :side] for side in (4, 5, 6, 7)]
+        for some in (images, *small, images.repeat(1, 1, 2, 2)[..., :12, :12], equal):
+            scorer = fit_patches(some, centroids=4, cells=2, layers=layers)
+            assert torch.isfinite(scorer(some)).all()
+            assert len({*scorer.names}) == len(scorer.names)
+            torch.testing.assert_close(scorer.look(some)[0], scorer(some))
     with pytest.raises(NotApplicable, match="got 7 training"):
         fit_patches(images[:7])
     with pytest.raises(ValueError, match="resize"):
@@ -224,6 +238,9 @@ def test_hidden_classes_and_test_labels_change_nothing(make_data):
 def test_a_gpu_gives_the_same_scores(ones_and_fours, scorer):
     there = fit_patches(ones_and_fours[:250], centroids=16, clusters=3, device="cuda")
     torch.testing.assert_close(there(ones_and_fours), scorer(ones_and_fours), rtol=0.02, atol=0.02)
+    both = dict(cells=2, centroids=16, clusters=3, layers=2)
+    here, there = (fit_patches(ones_and_fours[:250], **both, device=d) for d in ("cpu", "cuda"))
+    torch.testing.assert_close(there(ones_and_fours), here(ones_and_fours), rtol=0.05, atol=0.05)
 
 
 def test_clusters_of_patches_are_the_digits():

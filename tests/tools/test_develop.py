@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from clad_lib.config import datasets
 from clad_lib.data.reading import ImageData
 from clad_lib.data.scenarios import get_scenario
+from clad_lib.methods.fused import FusedScorer
+from clad_lib.methods.patches import fit_patches
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import develop
@@ -39,3 +42,23 @@ def test_the_split_has_the_facts_of_the_study_and_training_images_alone(dataset,
     shown = {each.tobytes() for each in split.train.numpy()}
     assert not shown & {each.tobytes() for each in split.test.numpy()}
     assert set(np.unique(split.answers.train_class)) <= set(normal)
+
+
+def test_each_layer_of_patches_is_the_mean_of_its_parts():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 1, 16, 16), generator=generator, dtype=torch.uint8)
+    scorer, new = fit_patches(images[:40], centroids=8, clusters=2, layers=2), images[40:]
+    parts = torch.stack([*scorer.parts(new).values()])
+    wanted = {"": parts, ", first layer": parts[:8], ", second layer": parts[8:]}
+    found = develop.layers_of(scorer)
+    assert found.keys() == wanted.keys()
+    for layer, each in wanted.items():
+        torch.testing.assert_close(found[layer](new), each.mean(0), rtol=1e-4, atol=1e-4)
+    split = type("Split", (), {"test": new})
+    joined = develop.with_layers(split, FusedScorer({"Patches": scorer}, {"Patches": 1.0}))
+    assert [*joined] == ["Fused", "Fused, first layer", "Fused, second layer"]
+    rank = (found[", second layer"].normals >= found[", second layer"](new)[:, None]).sum(1)
+    p_values = (1 + rank) / (1 + len(scorer.normals))
+    expected = -torch.log(p_values.double())
+    torch.testing.assert_close(joined["Fused, second layer"].double(), expected, atol=1e-5, rtol=0)
+    assert develop.layers_of(fit_patches(images[:40], centroids=8, clusters=2)) == {}
