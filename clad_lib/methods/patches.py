@@ -126,6 +126,7 @@ def fit_patches(
             each, side=side, stride=step, cells=cells, centroids=centroids, seed=seed
         )
         memory, scores = remember(features, members, clusters=clusters, seed=seed)
+        # A copy of the source for each: a bundle cannot hold one tensor under two names.
         views.append((dictionary._replace(source=deepcopy(source)), memory))
         own.append(scores.cpu())
     return PatchScorer(views, torch.cat(own, 1))
