@@ -26,6 +26,9 @@ RANGES: dict[str, Any] = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0
     "clusters": (2, math.inf, "of at least 2"),  # one leaves nothing to classify
 }
 IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}
+PHOTOGRAPHS: Any = dict(  # in place of the defaults, where images may be mirrored
+    patch_features=2048, patch_layers=2, rotation_labels="none", rotation_weight=8.0, trust_power=2
+)
 
 
 @dataclass(frozen=True)
@@ -125,19 +128,22 @@ def make_config(
     *,
     profile: str = "fast",
     seed: int = 0,
+    mirror: bool = False,
     **overrides: Any,
 ) -> Config:
-    """A Config for one scenario: the profile's values, the data set's, then `overrides`.
+    """A Config for one scenario: the data set's values, the profile's, then `overrides`.
 
     `fast` is one setting for all scenarios of a data set; `paper` takes the published values of
-    each. Raises ValueError for an unknown profile or setting, or a value of the wrong type.
+    each. Images that may be mirrored take PHOTOGRAPHS; `mirror` says so of an unknown data set.
+    Raises ValueError for an unknown profile or setting, or a value of the wrong type.
     """
     if dataset not in datasets() and Path(dataset).is_dir():
         dataset = str(Path(dataset).resolve())  # kernels work in other folders
     if profile not in profiles():
         raise ValueError(unknown("profile", profile, profiles()))
-    values = datasets().get(dataset, {}).get("settings", {}) | profiles()[profile]
-    values |= published(dataset, scenario) if profile == "paper" else {}
+    facts = datasets().get(dataset, {"mirror": mirror})
+    values = (PHOTOGRAPHS if facts.get("mirror") else {}) | facts.get("settings", {})
+    values |= profiles()[profile] | (published(dataset, scenario) if profile == "paper" else {})
     return Config(dataset, scenario, profile, **check_fields({"seed": seed} | values | overrides))
 
 
@@ -165,16 +171,14 @@ def datasets() -> dict[str, dict[str, Any]]:
 
     A file datasets.toml in the folder CLAD_DATA names adds tables; ValueError says what it lacks.
     """
-    known = _tables(Path(__file__).parent / "data" / "datasets.toml")
     more = Path(os.environ.get("CLAD_DATA") or os.devnull, "datasets.toml")
-    wanted = "title", "channels", "size", "classes"
-    return known | _tables(more, wanted) if more.is_file() else known
+    own = _tables(more, ("title", "channels", "size", "classes")) if more.is_file() else {}
+    return _tables(Path(__file__).parent / "data" / "datasets.toml") | own
 
 
 def published(dataset: str, scenario: str) -> dict[str, Any]:
     """The settings of the published run scripts; other groupings take the data set's own."""
-    facts = datasets().get(dataset, {})
-    facts = facts if "published" in facts else datasets()["cifar10"]
+    facts = datasets()["cifar10"] | datasets().get(dataset, {})
     single = facts.get("one_class", {}) if scenario.isdigit() else {}
     row = facts.get("scenarios", {}).get(scenario, single)
     return facts["published"] | row.get("published", {})
@@ -221,12 +225,6 @@ def unknown(kind: str, name: str, known: Collection[str]) -> str:
 def as_dict(config: Config) -> dict[str, Any]:
     """The config and its protocol as plain JSON values."""
     return asdict(config) | {"protocol": config.protocol}
-
-
-def overrides_of(config: Config) -> dict[str, Any]:
-    """What differs from the config's profile: setting -> value."""
-    plain = make_config(config.dataset, config.scenario, profile=config.profile, seed=config.seed)
-    return {name: v for name, v in asdict(config).items() if v != getattr(plain, name)}
 
 
 class Settings:

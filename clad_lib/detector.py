@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from clad_lib.clad.training import pick_device
+from clad_lib.config import make_config
 from clad_lib.data.folders import image_files, stream_folder
 from clad_lib.data.pictures import highest_values, shown
 from clad_lib.data.split import Split
@@ -67,7 +68,8 @@ class Detector:
         self.size, self.alpha, self.delta, self.seed, self.mirror = size, alpha, delta, seed, mirror
         self.method = own_images.check_method("ODIN" if method == "CLAD" else method)
         guarantees.images_needed(max(ALPHAS) if alpha is None else alpha, delta)  # it checks both
-        self.config = own_images.config_of(profile, mirror=mirror, seed=seed, size=size)
+        how: Any = dict(profile=profile, seed=seed, mirror=mirror, size=size)
+        self.config = make_config("own images", "ALL", **how)
         self.device, self.calibration, self.profile = pick_device(device), calibration, profile
         self.scorer: Any = None
 

@@ -9,10 +9,10 @@ from clad_lib.config import (
     check_fields,
     datasets,
     make_config,
-    overrides_of,
     profiles,
     published,
 )
+from clad_lib.study.notebooks import overrides_of
 
 DEFECTS = ("noisy_latents", "batch_target", "hidden_statistics", "odin_factor", "flip_auroc")
 DEFECTS += ("hard_svdd", "best_f1")
@@ -102,18 +102,31 @@ def test_every_profile_and_data_set_holds_known_settings():
             assert isinstance(make_config(dataset, profile=name), Config)
 
 
-def test_photographs_share_their_settings():
-    kinds = [row["settings"] for row in datasets().values() if row.get("mirror")]
-    assert len(kinds) == 2
-    assert kinds[0] == kinds[1]
-
-
 def test_a_view_shows_only_what_is_declared():
     view = Settings(make_config(seed=5), ("latent",), device="here")
     assert (view.latent, view.seed, view.device, view.progress) == (10, 5, "here", True)
     with pytest.raises(AttributeError, match="'nu' is read but not declared"):
         _ = view.nu
     assert Settings.everything(make_config()).nu == 0.1
+
+
+def test_data_sets_whose_images_may_be_mirrored_take_the_settings_of_photographs(
+    tmp_path, monkeypatch
+):
+    cifar = make_config("cifar10", "LIV")
+    assert (cifar.patch_features, cifar.patch_layers, cifar.rotation_weight) == (2048, 2, 8.0)
+    assert (cifar.rotation_labels, cifar.trust_power) == ("none", 2.0)
+    kind = [name for name in vars(cifar) if getattr(cifar, name) != getattr(Config(), name)]
+    table = '[toys]\ntitle = "Toys"\nchannels = 3\nsize = 32\nclasses = ["a"]\nmirror = true\n'
+    (tmp_path / "datasets.toml").write_text(table + "settings.latent = 7\n", encoding="utf-8")
+    monkeypatch.setenv("CLAD_DATA", str(tmp_path))
+    for config in (make_config("toys", "a"), make_config("own images", "ALL", mirror=True)):
+        assert {name: getattr(config, name) for name in kind[2:]} == {
+            name: getattr(cifar, name) for name in kind[2:]
+        }
+    assert make_config("toys", "a").latent == 7
+    assert make_config("toys", "a", profile="smoke").patch_features == 64
+    assert make_config("mnist", "MIX", mirror=True).patch_layers == 1  # the table says it is not
 
 
 def test_a_data_folder_may_describe_further_data_sets(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def test_what_a_fit_takes_is_said_before_it_starts(place, tmp_path):
 
 
 def seconds(method, count, size, mirror=False):
-    config = own_images.config_of("fast", mirror=mirror)
+    config = make_config("own images", "ALL", mirror=mirror)
     said = own_images.estimate(method, count, (3, size, size), config)
     return int(re.search(r"about ([\d,]+) s", said)[1].replace(",", ""))
 

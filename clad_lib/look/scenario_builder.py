@@ -12,13 +12,14 @@ import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 
-from clad_lib.config import Config, datasets, make_config, overrides_of
+from clad_lib.config import Config, datasets, make_config
 from clad_lib.data.pictures import DataError
 from clad_lib.data.reading import load_dataset
 from clad_lib.data.scenarios import Scenario, Split, get_scenario, make_split, scenarios_of
 from clad_lib.look import parts
 from clad_lib.look.images import as_uri
 from clad_lib.look.live import CopyLine
+from clad_lib.study.notebooks import overrides_of
 
 SPLIT = ("seed", "calibration", "max_train", "max_test")  # settings that decide a split
 OWN = "own choice"

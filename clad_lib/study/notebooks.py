@@ -8,13 +8,14 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 
-from clad_lib.config import Config, overrides_of, unknown
+from clad_lib.config import Config, make_config, unknown
 from clad_lib.study.store import project_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -78,6 +79,12 @@ def copy_notebooks(folder: str | Path) -> list[Path]:
     for target in new:
         write_atomically(target, sources[target].read_bytes())
     return new
+
+
+def overrides_of(config: Config) -> dict[str, Any]:
+    """What differs from the config's profile: setting -> value."""
+    plain = make_config(config.dataset, config.scenario, profile=config.profile, seed=config.seed)
+    return {name: v for name, v in asdict(config).items() if v != getattr(plain, name)}
 
 
 def parameters_of(config: Config, runs: Path, device: str) -> dict[str, Any]:

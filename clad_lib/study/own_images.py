@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from clad_lib.clad.scores import Scored, Scorer
-from clad_lib.config import Config, make_config, unknown
+from clad_lib.config import Config, unknown
 from clad_lib.data.cache import ImageData
 from clad_lib.data.folders import in_words, read_folder
 from clad_lib.data.pictures import DataError, shown
@@ -44,12 +44,6 @@ COSTS = {  # seconds of a fit: once, an image, a pair of images; 1: it grows bey
     "OCSVM": (0.1, 1e-4, 3e-7, 1),
     "SVDD": (0.1, 1e-4, 3e-7, 1),
 }
-
-
-def config_of(profile: str, *, mirror: bool, **settings: Any) -> Config:
-    """The settings of a detector; those of photographs where a mirrored image is as normal."""
-    config = make_config("cifar10" if mirror else "own images", "ALL", profile=profile, **settings)
-    return replace(config, dataset="own images")
 
 
 def as_images(images: Any) -> torch.Tensor:
