@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from clad_lib import make_config, open_study
 from clad_lib.study.notebooks import choose_notebooks
@@ -22,13 +23,19 @@ def start(tmp_path_factory):
     """What a notebook has at its end, and the first block of the page."""
     config = make_config("digits", "MIX", profile="smoke")
     study = open_study(config, runs=tmp_path_factory.mktemp("runs"), progress=False)
-    names = {"config": config, "study": study}
+    names = {"config": config, "study": study, "seed": 0, "place": tmp_path_factory.mktemp("place")}
+    for part, rows in {"line": range(50), "good": range(50, 60), "bad": range(60, 70)}.items():
+        (names["place"] / part).mkdir()
+        for row in rows:
+            picture = Image.fromarray(study.split.train[row, 0].numpy())
+            picture.save(names["place"] / part / f"{row}.png")
+    names["line"] = names["place"] / "line"
     exec(compile(code_of(SECTIONS[0])[0], "the first block", "exec"), names)
     return names
 
 
 def test_every_exercise_has_an_answer():
-    notebooks = choose_notebooks("01-08")
+    notebooks = choose_notebooks("01-09")
     assert [section[0] for section in SECTIONS[1:]] == [path.name[1] for path in notebooks]
     for path, section in zip(notebooks, SECTIONS[1:], strict=True):
         asked = re.findall(r'"(\d)\. ', path.read_text(encoding="utf-8").partition("## Exerc")[2])

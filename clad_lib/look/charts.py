@@ -177,7 +177,7 @@ def auroc_bars(
     return theme.finish(
         figure,
         title=title,
-        note=f"Bars are measured, with 95 % intervals; {diamonds}the dotted line is guessing.",
+        note=f"Bars are measured, lines are 95 % intervals; {diamonds}the dotted line is guessing.",
         alt=theme.listed(table.set_index(["normal", "method"]).auroc, ".3f"),
         height=150 + rows * (70 + 22 * len(orders["method"])),
         above=20,
@@ -226,8 +226,8 @@ def waterfall(start: tuple[str, float], steps: Mapping[str, float]) -> Figure:
     return theme.finish(
         Figure(bars),
         title="What each published defect is worth",
-        note="From the clean protocol on the left, one defect after another is switched on; a "
-        "bar is what it changes. The axis does not start at 0.",
+        note="From the clean protocol on the left, one defect after another is switched on; a bar "
+        "is what it changes, orange up, pale down. The axis does not start at 0.",
         alt=theme.listed(dict(zip(bars.x, texts, strict=True))),
         xaxis_title="step",
         yaxis={"title": "AUROC", "range": [levels.min() - 2 * room, levels.max() + room]},
