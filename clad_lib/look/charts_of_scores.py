@@ -209,7 +209,7 @@ def guarantee_check(rates: np.ndarray, *, alpha: float, delta: float, n: int) ->
     return theme.finish(
         figure,
         title="The guarantee put to the test",
-        note=f"{beyond:.1%} of {len(rates):,} draws lie beyond alpha = {alpha:g} (dashed), not at it; at most "
+        note=f"{beyond:.1%} of {len(rates):,} draws lie beyond alpha = {alpha:g} (dashed); at most "
         f"{delta:.0%} were promised. Each draw of {n:,} images has its own threshold.",
         xaxis_title="long-run false-alarm rate of the threshold (%)",
         yaxis_title="calibration draws",
