@@ -227,7 +227,7 @@ def waterfall(start: tuple[str, float], steps: Mapping[str, float]) -> Figure:
         Figure(bars),
         title="What each published defect is worth",
         note="From the clean protocol on the left, one defect after another is switched on; a bar "
-        "is what it changes, orange up, pale down. The axis does not start at 0.",
+        "is what it changes, orange up, blue down. The axis does not start at 0.",
         alt=theme.listed(dict(zip(bars.x, texts, strict=True))),
         xaxis_title="step",
         yaxis={"title": "AUROC", "range": [levels.min() - 2 * room, levels.max() + room]},
