@@ -187,3 +187,23 @@ def test_mean_ranks_are_over_the_scenarios_that_all_methods_share():
     assert ranks["rank"].to_dict() == {"one": 1.5, "two": 1.5}
     assert set(ranks.scenarios) == {2}
     assert not len(tables.average_ranks(table[table.scenario.eq("C") | table.method.eq("two")]))
+
+
+ODIN_SAID = {  # how each notebook prints ODIN's AUROC
+    "05": r"^\| ODIN \| \**(?:<b>)?(\d+\.\d)",
+    "06": r"^\| ODIN \| [a-z ]+ \| (?:<b>)?(\d+\.\d)",
+    "07": r"^All defects together, from (\d+\.\d):",
+    "08": r"^ODIN +(\d+\.\d)",
+}
+
+
+@pytest.mark.parametrize("number", ["06", "07", "08"])
+def test_the_committed_notebooks_show_one_run(number):
+    def said(name: str) -> str:
+        path = next((HOME / "notebooks").glob(f"{name}_*.ipynb"))
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        outputs = [out for cell in cells for out in cell.get("outputs", [])]
+        texts = [out.get("text", out.get("data", {}).get("text/plain", "")) for out in outputs]
+        return re.search(ODIN_SAID[name], "\n".join(map("".join, texts)), re.MULTILINE)[1]
+
+    assert said(number) == said("05")
