@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clad_lib.config import datasets, make_config
+from clad_lib.config import check_fields, datasets, make_config
 from clad_lib.study import stages
 
 app = typer.Typer(
@@ -174,14 +174,18 @@ def open_run(options: dict[str, Any]) -> Any:
     """
     from clad_lib.study import engine
 
-    names = ("dataset", "scenario", "profile", "seed", "size")
+    names = "dataset scenario profile seed size".split()
     values = {name: options[name] for name in names if options.get(name) is not None}
     for setting in options.get("settings") or ():
         name, equals, text = setting.partition("=")
-        if not equals or not name:
+        if not (equals and name):
             raise ValueError(f"--set got {setting!r}: expected name=value, such as temperature=1")
         values[name] = text
         with suppress(ValueError, SyntaxError):
             values[name] = ast.literal_eval(text)
     how = {name: options[name] for name in ("device", "threads") if name in options}
-    return engine.open_study(make_config(**values), runs=Path(options["runs"]).resolve(), **how)
+    return engine.open_study(
+        make_config(**check_fields(values)),  # settings alone: make_config takes more
+        runs=Path(options["runs"]).resolve(),
+        **how,
+    )

@@ -44,7 +44,8 @@ def test_every_exercise_has_an_answer():
 
 @pytest.mark.parametrize("section", SECTIONS[1:], ids=lambda section: section.partition("\n")[0])
 def test_answers_can_be_executed(section, start, capsys):
-    names = dict(start)
+    own = ("seed", "place", "line")  # all that the last notebook gives
+    names = {name: start[name] for name in (own if section.startswith("9") else start)}
     with warnings.catch_warnings(action="ignore"):  # of clusters that die in so short a training
         for number, block in enumerate(code_of(section), start=1):
             exec(compile(block, f"block {number} of {section[:20]}", "exec"), names)

@@ -448,3 +448,11 @@ def test_what_an_ordinary_user_may_not_read_is_counted():
         (folder / "closed").chmod(0o700)
     assert "1 a folder that cannot be read (such as " in words
     assert "1 not a readable image (such as " in words
+
+
+def test_a_fact_of_a_data_set_is_no_setting_of_a_run(tmp_path, capsys):
+    asked = ("run", "--dataset", fill(tmp_path / "a"), "--scenario", "ALL", "--set", "mirror=True")
+    status, _, told = press(capsys, *asked, "--runs", tmp_path / "runs")
+    assert status
+    assert "unknown setting 'mirror'" in "".join(told)
+    assert not (tmp_path / "runs").exists()

@@ -101,7 +101,7 @@ def make_split(
     tracks[normal] = units_of(train.images[normal], tracks[normal])
     held = _hold_out(tracks[normal], calibration, random)
     kept, aside = normal[~held], normal[held]
-    if not len(kept) or not len(aside):
+    if not (len(kept) and len(aside)):
         raise DataError(
             f"{where}: {len(normal)} normal training images are too few to hold out a share of "
             f"{calibration:g} for calibration; add images"
