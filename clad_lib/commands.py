@@ -174,7 +174,7 @@ def open_run(options: dict[str, Any]) -> Any:
     """
     from clad_lib.study import engine
 
-    names = "dataset scenario profile seed size".split()
+    names = "dataset", "scenario", "profile", "seed", "size"
     values = {name: options[name] for name in names if options.get(name) is not None}
     for setting in options.get("settings") or ():
         name, equals, text = setting.partition("=")
