@@ -51,8 +51,6 @@ def class_grid(
     names: Sequence[str],
     normal: Collection[int],
     columns: int = 12,
-    title: str = "What is normal, and what is not",
-    note: str = "One class a row, normal ones on top. A detector sees only these, without names.",
 ) -> Figure:
     """The first images of each class: images (N, C, H, W), labels (N,), normal classes on top."""
     classes = sorted(np.unique(labels), key=lambda label: (label not in normal, label))
@@ -62,7 +60,11 @@ def class_grid(
         ][:columns]
         for label in classes
     }
-    return image_rows(rows, title=title, note=note)
+    return image_rows(
+        rows,
+        title="What is normal, and what is not",
+        note="One class a row, normal ones on top. A detector learns from such, without names.",
+    )
 
 
 def reconstructions(originals: np.ndarray, rebuilt: np.ndarray) -> Figure:
