@@ -209,7 +209,8 @@ def test_earlier_configurations_come_first_and_what_most_wait_for(tmp_path):
     run([*second, *first], workers=1)
     order = [row["key"] for row in journal(tmp_path)]
     places = {job.key: order.index(job.key) for job in (*first, *second)}
-    assert sum(places[job.key] for job in second) < sum(places[job.key] for job in first) / 2
+    ahead = [places[a.key] < places[b.key] for a, b in zip(second, first, strict=True)]
+    assert sum(ahead) >= 0.75 * len(ahead)  # a worker does another job while it waits for the next
     steps = [Path(key).parts[2].rpartition("-")[0] for key in order if key.endswith("seed1")]
     assert steps.index("clusters") < steps.index("OCNN")  # one follower more than none
 
