@@ -62,8 +62,8 @@ def test_what_a_fit_takes_is_said_before_it_starts(place, tmp_path):
     assert not re.search(said, done.stdout)
 
 
-def seconds(method, count, size, mirror=False):
-    config = make_config("own images", "ALL", mirror=mirror)
+def seconds(method, count, size, mirror=False, **asked):
+    config = make_config("own images", "ALL", mirror=mirror, **asked)
     said = own_images.estimate(method, count, (3, size, size), config)
     return int(re.search(r"about ([\d,]+) s", said)[1].replace(",", ""))
 
@@ -79,6 +79,7 @@ def test_a_longer_fit_is_expected_to_take_longer(monkeypatch):
     assert seconds("Patches", 5000, 128) < 600
     assert seconds("Patches", 5000, 32, True) > 3 * seconds("Patches", 5000, 32)
     assert seconds("Rotation", 5000, 32, True) == seconds("Rotation", 5000, 32)
+    assert seconds("Rotation", 100, 32, profile="best") > 100 * seconds("Rotation", 100, 32)
     assert seconds("Fused", 5000, 128) > 2 * seconds("Fused", 5000, 64)
     assert set(own_images.COSTS) == set(SAVED)
     told = " ".join(press("fit", "--help").output.replace("│", " ").split())
