@@ -50,14 +50,13 @@ def class_grid(
     *,
     names: Sequence[str],
     normal: Collection[int],
-    columns: int = 12,
 ) -> Figure:
-    """The first images of each class: images (N, C, H, W), labels (N,), normal classes on top."""
+    """The first 12 of images (N, C, H, W) of each class, labels (N,), normal classes on top."""
     classes = sorted(np.unique(labels), key=lambda label: (label not in normal, label))
     rows = {
         f"{names[label]} · {'normal' if label in normal else 'anomalous'}": images[
             np.asarray(labels) == label
-        ][:columns]
+        ][:12]
         for label in classes
     }
     return image_rows(
@@ -85,10 +84,9 @@ def extreme_images(
     scores: np.ndarray,
     anomaly: np.ndarray,
     *,
-    columns: int = 12,
     title: str = "Where the score is most wrong",
 ) -> Figure:
-    """The anomalies that look most normal, and the normal images that look most anomalous.
+    """The 12 anomalies that look most normal, and normal images that look most anomalous.
 
     images (N, C, H, W); scores (N,), higher = more anomalous; anomaly (N,) bool. A kind without
     images has no row.
@@ -96,13 +94,11 @@ def extreme_images(
     order = np.argsort(finite(scores, "scores"), kind="stable")
     found = np.asarray(anomaly, dtype=bool)[order]
     picks = {
-        "anomalies that look normal": order[found],
-        "normals that look odd": order[~found][::-1],
+        "anomalies that look normal": order[found][:12],
+        "normals that look odd": order[~found][::-1][:12],
     }
     rows = {
-        f"{name}\n({scores[pick[0]]:.4g} to {scores[pick[:columns][-1]]:.4g})": images[
-            pick[:columns]
-        ]
+        f"{name}\n({scores[pick[0]]:.4g} to {scores[pick[-1]]:.4g})": images[pick]
         for name, pick in picks.items()
         if len(pick)
     }
@@ -116,13 +112,12 @@ def extreme_images(
 def patch_dictionary(
     filters: np.ndarray,
     *,
-    columns: int = 25,
     title: str = "The patch dictionary",
 ) -> Figure:
-    """Centroids (K, C, h, w) of any range as small pictures, numbered along the rows."""
+    """Centroids (K, C, h, w) of any range as small pictures, 25 a row, numbered along the rows."""
     largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
     cells = 0.5 + 0.5 * filters / np.where(largest > 0, largest, 1)
-    rows = {str(at): cells[at : at + columns] for at in range(0, len(cells), columns)}
+    rows = {str(at): cells[at : at + 25] for at in range(0, len(cells), 25)}
     return image_rows(
         rows,
         title=title,

@@ -184,9 +184,8 @@ class ThresholdExplorer(parts.Explorer):
 
     def _on_rate(self, _: Any) -> None:
         with parts.guarded(self.message):
-            what = "the wanted rate of false alarms"
-            alpha = parts.read_number(self.rate.value, what, 0.01, 99.9) / 100
-            self._put(partial(points.line_for_rate, alpha=alpha, named=self.named))
+            rate = parts.read_number(self.rate.value, "the wanted rate of false alarms", 0.01, 99.9)
+            self._put(partial(points.line_for_rate, alpha=rate / 100, named=self.named))
 
     def _on_keep(self, _: Any) -> None:
         with parts.guarded(self.message):

@@ -79,5 +79,6 @@ def fused_photographs(
 ) -> FusedScorer:
     """The row FusedPhotographs: Fused and CONTRASTIVE times Contrastive; reads what Fused reads."""
     both = fused(split, settings, patches, rotation)
-    weights = both.weights | {"Contrastive": CONTRASTIVE}
-    return FusedScorer(both.experts | {"Contrastive": contrastive}, weights)
+    return FusedScorer(
+        both.experts | {"Contrastive": contrastive}, both.weights | {"Contrastive": CONTRASTIVE}
+    )

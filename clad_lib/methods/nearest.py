@@ -138,10 +138,8 @@ def verdict(found: Neighbours, anomaly: np.ndarray) -> Verdict:
     return Verdict(interval, f"{span}: {DIRECTIONS[direction]}")
 
 
-def most_normal_anomalies(
-    found: Neighbours, anomaly: np.ndarray, *, count: int = 12
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the anomalies closest to a training image, and of the image each is close to."""
+def most_normal_anomalies(found: Neighbours, anomaly: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the 12 anomalies closest to a training image, and of the image each is close to."""
     order = np.argsort(found.distance, kind="stable")
-    closest = order[np.asarray(anomaly, dtype=bool)[order]][:count]
+    closest = order[np.asarray(anomaly, dtype=bool)[order]][:12]
     return found.rows[closest], found.nearest[closest]

@@ -116,7 +116,8 @@ def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> s
     import psutil  # a bare machine may have none: it loads and scores
 
     pixels, area = int(np.prod(shape)), (shape[-1] / 32) ** 2
-    layers = config.patch_layers * (method in ("Patches", "Fused", "FusedPhotographs"))
+    reads = stages.settings_of(method, config)
+    layers = reads.get("patch_layers", 0)
     learnt = max(pixels * (method != "Patches"), config.patch_features * layers)
     needed = FIXED + count * 4 * pixels + min(count, config.patch_images) * COPIES * learnt
     if needed > (free := psutil.virtual_memory().available):
@@ -125,10 +126,8 @@ def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> s
             f"{free / 1e9:.1f} GB are free: give a smaller size, such as --size 64, or fewer images"
         )
     once, each, pair, grows = COSTS.get(method, (np.nan,) * 4)
-    reads = stages.settings_of(method, config)
-    once += sum(cost * reads[views] for views, cost in VIEWS.items() if views in reads)
-    if layers == 2:  # those of photographs, with eight times the centroids
-        once, each = once + 12, each + 5e-3
+    once += sum(cost * reads.get(name, 0) for name, cost in VIEWS.items()) + 12 * (layers == 2)
+    each += 5e-3 * (layers == 2)  # the dictionaries of photographs have eight times the centroids
     seconds = (once + each * count + pair * count**2) * min(area, 1) * max(1, area / 4) ** grows
     seconds *= min(timeit.repeat(*PROBE, number=1, repeat=5)) / PROBED
     time = f"about {seconds:,.0f} s" if method in COSTS else "a time that is not known"

@@ -106,10 +106,12 @@ def test_a_data_uri_gives_the_picture_back(shape):
 
 def test_a_class_grid_shows_normal_classes_on_top():
     labels = np.array([2, 0, 1, 2, 0, 2])
-    figure = module.class_grid(numbered(6), labels, names=["a", "b", "c"], normal=[2, 1], columns=2)
+    figure = module.class_grid(numbered(6), labels, names=["a", "b", "c"], normal=[2, 1])
     assert list(figure.layout.yaxis.ticktext) == ["b · normal", "c · normal", "a · anomalous"]
-    assert shown(figure) == [[2, 255], [0, 3], [1, 4]]
+    assert shown(figure) == [[2, 255, 255], [0, 3, 5], [1, 4, 255]]
     assert "a · anomalous" in alt_text(figure)
+    many = module.class_grid(numbered(20), np.zeros(20, int), names=["a"], normal=[0])
+    assert shown(many) == [[*range(12)]]
 
 
 def test_photographs_take_less_room_than_their_pixels():
@@ -135,28 +137,30 @@ def test_reconstructions_tell_their_error():
 def test_the_most_wrong_images_come_first():
     scores = np.array([0.5, -2.0, 3.0, 1.0, 0.0, 2.0])
     anomaly = np.array([1, 1, 1, 0, 0, 0], dtype=bool)
-    figure = module.extreme_images(numbered(6), scores, anomaly, columns=2)
-    assert shown(figure) == [[1, 0], [5, 3]]
+    figure = module.extreme_images(numbered(6), scores, anomaly)
+    assert shown(figure) == [[1, 0, 2], [5, 3, 4]]
     assert list(figure.layout.yaxis.ticktext) == [
-        "anomalies that look normal<br>(-2 to 0.5)",
-        "normals that look odd<br>(2 to 1)",
+        "anomalies that look normal<br>(-2 to 3)",
+        "normals that look odd<br>(2 to 0)",
     ]
-    assert "(-2 to 0.5)" in alt_text(figure)
+    assert "(-2 to 3)" in alt_text(figure)
     only = module.extreme_images(numbered(6), scores, np.zeros(6, dtype=bool))
     assert shown(only) == [[2, 5, 3, 0, 4, 1]]
+    many = module.extreme_images(numbered(20), np.arange(20.0), np.arange(20) < 15)
+    assert shown(many) == [[*range(12)], [*range(19, 14, -1), *[255] * 7]]
     with pytest.raises(ValueError, match="scores"):
         module.extreme_images(numbered(2), np.array([0.0, np.nan]), np.zeros(2, dtype=bool))
 
 
 def test_a_dictionary_shows_each_filter_on_its_own_scale():
-    filters = np.zeros((5, 1, 8, 8))
+    filters = np.zeros((27, 1, 8, 8))
     filters[1], filters[2], filters[3] = 2.0, -0.001, 0.0
-    filters[4, :, :4] = -1
-    filters[4, :, 4:] = 0.5
-    figure = module.patch_dictionary(filters, columns=3)
-    assert shown(figure) == [[128, 255, 0], [128, 191, 255]]
-    assert list(figure.layout.yaxis.ticktext) == ["0", "3"]
-    assert "5 centroids" in alt_text(figure)
+    filters[26, :, :4] = -1
+    filters[26, :, 4:] = 0.5
+    figure = module.patch_dictionary(filters)
+    assert shown(figure) == [[128, 255, 0, *[128] * 22], [128, 191, *[255] * 23]]
+    assert list(figure.layout.yaxis.ticktext) == ["0", "25"]
+    assert "27 centroids" in alt_text(figure)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
