@@ -34,7 +34,9 @@ def write_page(
     axes: Any = {"xaxis_title": "anomaly score (higher = more anomalous)", "yaxis_title": "images"}
     theme.finish(figure, title="Scores of the images", note=note, **axes)
     rows = {"image": pictures} | maps_of(detector, pictures)
-    note = "In the order of the list below; a map is bright where the score comes from."
+    note = (
+        "In the order of the list below; maps are bright where an image differs from those nearest."
+    )
     gallery = image_rows(rows, title="The most anomalous images", note=note)
     lines = "".join(f"<li>{score:.4g} {html.escape(name)}</li>" for score, name, _ in top)
     parts = {

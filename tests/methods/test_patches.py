@@ -69,6 +69,45 @@ def test_the_second_layer_leaves_the_first_as_it_is(ones_and_fours, scorer):
     assert torch.equal(both.distances(few)[:, :8], scorer.distances(few))
 
 
+def direct_distances(seen: np.ndarray, new: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """The four distances of seen points (n, D), each left out, then of new ones (m, D)."""
+    near = NearestNeighbors(n_neighbors=5).fit(seen)
+    local = LocalOutlierFactor(n_neighbors=20).fit(seen)
+    fresh = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(seen)
+    left_out = [near.kneighbors()[0].mean(1), -local.negative_outlier_factor_]
+    others = [near.kneighbors(new)[0].mean(1), -fresh.score_samples(new)]
+    for middles in (seen.mean(0)[None], centres):
+        own = np.linalg.norm(seen[:, None] - middles, axis=2).argmin(1)
+        covariance = ShrunkCovariance(shrinkage=0.1, assume_centered=True).fit(seen - middles[own])
+        far, other = (
+            np.min([covariance.mahalanobis(points - middle) for middle in middles], 0)
+            for points in (seen, new)
+        )
+        left_out.append(far / (1 - 0.9 * far / len(seen)))
+        others.append(other)
+    return np.concatenate([np.stack(left_out, 1), np.stack(others, 1)])
+
+
+def test_scores_of_50_images_are_those_of_a_direct_version():
+    train, tested = digits(1, 4)[:120], digits(0, 1, 4)[-50:]
+    scorer = fit_patches(train, cells=2, centroids=12, clusters=3)
+    found = []
+    for side, (dictionary, memory) in zip((4, 8), scorer.views, strict=True):
+        seen, new = (plain_features(each, dictionary, side, 1, 2) for each in (train, tested))
+        scale = np.tile(seen.var(0, ddof=1).reshape(4, -1).mean(0) ** -0.5, 4)
+        points = [(each - seen.mean(0)) * scale for each in (seen, new)]
+        found.append(direct_distances(*points, memory.centres[1].double().numpy()))
+    own, new = np.split(np.concatenate(found, 1), [len(train)])
+    torch.testing.assert_close(
+        scorer.distances(tested).double(), torch.from_numpy(new), rtol=1e-3, atol=0
+    )
+    logs = torch.from_numpy(np.log(own))
+    middle = logs.median(0).values
+    spread = (logs - middle).abs().median(0).values
+    scores = ((torch.from_numpy(np.log(new)) - middle) / spread).mean(1)
+    torch.testing.assert_close(scorer(tested).double(), scores, rtol=1e-3, atol=1e-3)
+
+
 def test_neighbours_and_local_density_are_scikit_learns():
     points, _ = points_and_groups()
     tested = points[:20] + 0.1

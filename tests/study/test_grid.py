@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clad_lib.config import datasets
 from clad_lib.study.grid import read_grid
 from clad_lib.study.results import paper_results
 from clad_lib.study.stages import choose_methods
@@ -59,6 +60,17 @@ def test_the_projects_studies_cover_the_papers_tables(name, tables):
     )
     assert set(wanted.method.replace({"CLAD": "ODIN"})) <= set(study.methods)
     assert len(paper_results()) == len(published)
+
+
+def test_the_studies_beyond_the_paper_cover_its_scenarios():
+    paper = {(c.dataset, c.scenario) for c in read_grid(STUDIES / "paper.toml").configs}
+    plain, photographs = (
+        read_grid(STUDIES / f"{name}.toml") for name in ("beyond", "beyond_photographs")
+    )
+    assert {(c.dataset, c.scenario) for c in (*plain.configs, *photographs.configs)} == paper
+    assert {datasets()[c.dataset]["mirror"] for c in photographs.configs} == {True}
+    assert {datasets()[c.dataset]["mirror"] for c in plain.configs} == {False}
+    assert "FusedPhotographs" in photographs.methods
 
 
 def test_the_ablation_varies_one_setting_at_a_time():
