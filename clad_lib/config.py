@@ -98,6 +98,7 @@ class Config:
     rotation_views: int = 32_000  # turned images that the rotation network is trained on
     rotation_weight: float = 0.25  # of Rotation in Fused, where Patches weighs 1
     trust_power: float = 1.0  # that weight is rotation_weight x trust ^ trust_power
+    trust_views: int = 32_000  # turned images after which trust is measured, at most
     contrastive_views: int = 96_000  # crops that the contrastive network is trained on
     rotation_labels: Literal["patches", "none"] = "patches"  # clusters named with the turn, or not
 

@@ -113,7 +113,9 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
         told = {"": scores, f"accuracy {turning.accuracy:.3f}": scores}
         return told | turning.parts(split.test)
     with seeded(settings.seed):
-        turning = rotation(split, settings, rotation_network(split, settings))
+        network = rotation_network(split, settings)
+    with seeded(settings.seed):
+        turning = rotation(split, settings, network)
         experts = fused(split, settings, patches(split, settings), turning)
     plain = {name: expert(split.test) for name, expert in experts.experts.items()}
     p_values = {name: -torch.log(p) for name, p in experts.p_values([*plain.values()]).items()}
@@ -140,7 +142,8 @@ def turned_by(method: str, split: Split, settings: Settings) -> Trained:
     images = split.train[kept]
     if method == "Rotation, DEC labels":
         found = clusters(split, settings, autoencoder(split, settings))
-        return fit_rotation(images, torch.from_numpy(found.labels)[kept], split, settings)
+        labels = torch.from_numpy(found.labels)[kept]
+        return fit_rotation(images, labels, split, settings, count=settings.rotation_views)
     network = ResNet18 if method == "Rotation, ResNet-18" else PlainNet
     return rotation_network(split, settings, network=network)
 

@@ -33,28 +33,34 @@ RATE = 3e-3  # Adam's peak learning rate
 
 
 def rotation_network(
-    split: Split, settings: Settings, *, network: type[torch.nn.Module] = PlainNet
+    split: Split,
+    settings: Settings,
+    *,
+    network: type[torch.nn.Module] = PlainNet,
+    count: int = 0,
 ) -> Trained:
-    """A network that names cluster and turn of `rotation_views` turned training images.
+    """A network that names cluster and turn of `count` turned training images.
 
-    Also reads rotation_labels, clusters and device. Images of data sets with `mirror` are mirrored
-    at random. Raises NotApplicable where a turned image is as normal (`turnable`).
+    Reads rotation_views, the count where none is given, rotation_labels, clusters and device.
+    Images of data sets with `mirror` are mirrored at random. Raises NotApplicable where a turned
+    image is as normal (`turnable`).
     """
     if split.scenario.turnable:
         raise NotApplicable(
             "turnable is true: Rotation expects images that are normal one way up; use Patches"
         )
     images = split.train[~held_out(split.train_tracks, seed=settings.seed)]
-    each = settings.rotation_views // TURNS  # the number of images, each of them in four turns
+    count = count or settings.rotation_views
+    each = count // TURNS  # the number of images, each of them in four turns
     if len(images) > each:
         images = images[some(len(images), each, seed=settings.seed)]
     labels = torch.zeros(len(images), dtype=torch.int64)
     if settings.rotation_labels == "patches":
-        count = min(settings.clusters, len(images))
+        clusters = min(settings.clusters, len(images))
         labels = patch_clusters(
-            images.to(settings.device), clusters=count, seed=settings.seed
+            images.to(settings.device), clusters=clusters, seed=settings.seed
         ).cpu()
-    return fit_rotation(images, labels, split, settings, network=network)
+    return fit_rotation(images, labels, split, settings, count=count, network=network)
 
 
 def patch_clusters(images: Tensor, *, clusters: int, seed: int) -> Tensor:
@@ -77,6 +83,7 @@ def fit_rotation(
     split: Split,
     settings: Settings,
     *,
+    count: int,
     network: type[torch.nn.Module] = PlainNet,
 ) -> Trained:
     """A network that names label and turn of uint8 images (N, C, S, S) with labels (N,)."""
@@ -99,9 +106,8 @@ def fit_rotation(
         loss,
         images,
         labels,
-        epochs=max(1, round(settings.rotation_views / TURNS / len(images))),
-        batch_size=max(n for views, n in BATCHES.items() if settings.rotation_views >= views)
-        // TURNS,
+        epochs=max(1, round(count / TURNS / len(images))),
+        batch_size=max(n for least, n in BATCHES.items() if count >= least) // TURNS,
         lr=RATE,
         schedule="onecycle",
         seed=settings.seed,
@@ -115,7 +121,7 @@ class RotationScorer(PartScorer):
     """Images (N, C, S, S) -> scores (N,): doubt about their turns, and distance of their features.
 
     `normals` are those of training images that the network was not trained on; `accuracy` is the
-    share of their turns that it gives better than even odds, a monitor that needs no anomaly.
+    share of their turns that get better than even odds, a monitor that needs no anomaly.
     """
 
     def __init__(
@@ -152,12 +158,19 @@ def views(model: Any, images: Tensor) -> Tensor:
     return infer(model, images, function=look, batch_size=64, bf16=True)
 
 
-def rotation(split: Split, settings: Settings, rotation_network: Trained) -> RotationScorer:
-    """The row Rotation: its normals are the training images that the network did not see."""
-    held, model = held_out(split.train_tracks, seed=settings.seed), rotation_network.model
+def rotation(split: Split, settings: Settings, trained: Trained) -> RotationScorer:
+    """The row Rotation: its normals are the training images that the network did not see.
+
+    Its accuracy is that of a network of at most `trust_views`: with more training turns are known
+    better everywhere, of anomalies too, and say less. Reads what `rotation_network` reads, too.
+    """
+    held, model = held_out(split.train_tracks, seed=settings.seed), trained.model
     shown = split.train[~held]  # a file may hold one class after the other: some at random
     rows = some(len(shown), REMEMBERED, seed=settings.seed).sort().values
     known = views(model, shown[rows])[:, TURNS:]
-    seen = views(model, split.train[held])
-    accuracy = float((seen[:, :TURNS] > np.log(0.5)).float().mean())
+    seen = judged = views(model, split.train[held])
+    if settings.rotation_views > settings.trust_views:
+        short = rotation_network(split, settings, count=settings.trust_views).model
+        judged = views(short, split.train[held])
+    accuracy = float((judged[:, :TURNS] > np.log(0.5)).float().mean())
     return RotationScorer(model, known, doubts(seen, known), accuracy, tuple(split.train.shape[1:]))

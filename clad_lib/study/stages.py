@@ -59,6 +59,7 @@ _stage = partial(Row, shown_in="05_odin_scoring")
 _score = partial(Row, shown_in="05_odin_scoring", block=LATENT)
 _LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another package: when named
 _TURNED, _EXPERTS = ("rotation_network",), ("Patches", "Rotation")
+_TURNS = ("rotation_views", "rotation_labels", "clusters")
 _WEIGHT, _OUTPUTS = ("rotation_weight", "trust_power"), ("clusters", "classifier", "outputs")
 _PATCHES = ("patch_features", "patch_layers", "patch_images", "clusters")
 _FOLDS = ("folds", "withheld", "fold_epochs", *_CLASSIFIER, "odin_factor")
@@ -120,11 +121,13 @@ _OWN: dict[str, Row] = {
     "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, version=2, block=BEYOND),
     "rotation_network": Row(
         "clad_lib.methods.rotation:rotation_network",
-        reads=("rotation_views", "rotation_labels", "clusters"),
+        reads=_TURNS,
         version=2,
         in_all=False,
     ),
-    "Rotation": Row("clad_lib.methods.rotation:rotation", _TURNED, version=2, **_LONG),
+    "Rotation": Row(
+        "clad_lib.methods.rotation:rotation", _TURNED, (*_TURNS, "trust_views"), version=2, **_LONG
+    ),
     "Fused": Row("clad_lib.methods.fused:fused", _EXPERTS, _WEIGHT, version=2, **_LONG),
     "contrastive_network": Row(
         "clad_lib.methods.contrastive:contrastive_network",
