@@ -165,8 +165,7 @@ class Detector:
         or read in part. Unreadable files come last. Deep pixels are scaled as in training.
         """
         told, batch = 0, min(batch, max(1, BATCH // self.examples[0].numel()))
-        stream = stream_folder(folder, batch=batch, strict=strict, **self.reading)
-        for paths, images, out in stream:
+        for paths, images, out in stream_folder(folder, batch=batch, strict=strict, **self.reading):
             scores, classes = self._look(images)
             remarks = {each.path: each.reason for each in out[told:]}
             columns = {
@@ -187,14 +186,14 @@ class Detector:
         """Whether scores (m,) of normal images, one of each object, drifted since calibration."""
         return drift(self.calibrated, scores, level=level, seed=self.seed)
 
-    def explain(self, image: Any, *, count: int = 5) -> Explanation:
-        """Where the score of one image (C, S, S) uint8 comes from, and `count` images like it."""
+    def explain(self, image: Any) -> Explanation:
+        """Where the score of one image (C, S, S) uint8 comes from, and five images like it."""
         one, known = as_images(torch.as_tensor(image)[None]), pixels(self.examples)
-        latent = self.latent_class(one)
         drawn = self.scorer.map(one)[0].numpy() if hasattr(self.scorer, "map") else None
         gaps = torch.cdist(pixels(one), known, compute_mode="donot_use_mm_for_euclid_dist")[0]
-        near, places = gaps.topk(min(count, len(known)), largest=False)
-        return Explanation(drawn, self.examples[places].numpy(), near.numpy(), int(latent[0]))
+        near, rows = gaps.topk(min(5, len(known)), largest=False)
+        cluster = int(self.latent_class(one)[0])
+        return Explanation(drawn, self.examples[rows].numpy(), near.numpy(), cluster)
 
     def report(self) -> str:
         """What was learnt from what, the threshold, what it promises, and what was left out."""

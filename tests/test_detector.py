@@ -222,7 +222,7 @@ def test_explain_says_where_and_shows_what_is_like_it(digits, patches, fitted):
     assert found.map.min() >= 0
     assert (np.diff(found.distance) >= 0).all()
     assert found.latent_class == patches.latent_class(digits[2][:1])[0]
-    own = fitted.explain(fitted.examples[7], count=1)
+    own = fitted.explain(fitted.examples[7])
     assert own.map is None
     assert own.latent_class == -1
     assert (own.nearest[0] == fitted.examples[7].numpy()).all()

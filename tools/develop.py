@@ -29,7 +29,7 @@ import torch
 
 import clad_lib
 from clad_lib.clad.dec import clusters
-from clad_lib.clad.networks import PlainNet, ResNet18, Trained
+from clad_lib.clad.networks import Trained
 from clad_lib.clad.training import autoencoder, seeded
 from clad_lib.config import Settings, datasets, make_config
 from clad_lib.data.reading import ImageData, load_dataset
@@ -42,7 +42,7 @@ from clad_lib.methods.rotation import fit_rotation, rotation, rotation_network
 from clad_lib.methods.scorers import PartScorer, held_out
 
 DATASETS = ("mnist", "gtsrb", "cifar10", "tiny_imagenet")
-METHODS = ("Patches", "Rotation", "Rotation, DEC labels", "Rotation, ResNet-18")
+METHODS = ("Patches", "Rotation", "Rotation, DEC labels")
 METHODS += ("Fused", "FusedPhotographs")
 LAYERS = {"": (), ", first layer": ("pixels",), ", second layer": ("cells",)}
 TABLE = Path(__file__).parents[1] / "results" / "development.csv"
@@ -96,8 +96,7 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     """Scores of the test images by one of METHODS ("") and by each of its parts, name -> (N,).
 
     "Rotation, DEC labels" takes the pseudo-labels of autoencoder and DEC in place of the setting
-    `rotation_labels`, "Rotation, ResNet-18" a ResNet-18 in place of the PlainNet. With
-    `patch_layers` 2 there are each of the layers alone, too.
+    `rotation_labels`. With `patch_layers` 2 there are each of the layers alone, too.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {METHODS}")
@@ -138,14 +137,12 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
 
 def turned_by(method: str, split: Split, settings: Settings) -> Trained:
     """The network of Rotation, as `scored` says."""
+    if method == "Rotation":
+        return rotation_network(split, settings)
     kept = ~held_out(split.train_tracks, seed=settings.seed)
-    images = split.train[kept]
-    if method == "Rotation, DEC labels":
-        found = clusters(split, settings, autoencoder(split, settings))
-        labels = torch.from_numpy(found.labels)[kept]
-        return fit_rotation(images, labels, split, settings, count=settings.rotation_views)
-    network = ResNet18 if method == "Rotation, ResNet-18" else PlainNet
-    return rotation_network(split, settings, network=network)
+    found = clusters(split, settings, autoencoder(split, settings))
+    images, labels = split.train[kept], torch.from_numpy(found.labels)[kept]
+    return fit_rotation(images, labels, split, settings, count=settings.rotation_views)
 
 
 def layers_of(scorer: PartScorer) -> dict[str, PartScorer]:

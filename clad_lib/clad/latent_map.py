@@ -36,8 +36,7 @@ def latent_map(
     split: Split, settings: Settings, autoencoder: Trained, *, limit: int = 10_000
 ) -> LatentMap:
     """The map of at most `limit` training images, drawn at random; reads no setting."""
-    order = np.random.default_rng(settings.seed).permutation(len(split.train))
-    rows = np.sort(order[:limit])
+    rows = np.sort(np.random.default_rng(settings.seed).permutation(len(split.train))[:limit])
     model: Any = autoencoder.model
     latents = infer(model, split.train[rows], function=model.encode)
     return tsne(latents.numpy(), seed=settings.seed)._replace(rows=rows)

@@ -54,7 +54,7 @@ def resampled(
     if resamples < 2:
         raise ValueError(f"got {resamples} resamples: expected 2 or more")
     values = [checked(row, anomaly)[0] for row in rows]
-    truth = np.asarray(anomaly, dtype=bool)
+    truth = np.asarray(anomaly, bool)
     names = np.arange(len(truth)) if units is None else np.asarray(units)
     if names.shape != truth.shape:
         raise ValueError(f"units are {names.shape}: expected the unit of each image, {truth.shape}")

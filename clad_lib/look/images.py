@@ -92,7 +92,7 @@ def extreme_images(
     images has no row.
     """
     order = np.argsort(finite(scores, "scores"), kind="stable")
-    found = np.asarray(anomaly, dtype=bool)[order]
+    found = np.asarray(anomaly, bool)[order]
     picks = {
         "anomalies that look normal": order[found][:12],
         "normals that look odd": order[~found][::-1][:12],

@@ -39,8 +39,9 @@ def nearest(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     distances, places = [], []
     for batch in images.split(512):
         rows = pixels(batch.to(known.device))  # (n, D)
-        blocks = map(pixels, known.split(4096))
-        ranks = [block.square().sum(1) - 2 * rows @ block.T for block in blocks]  # each (n, m)
+        ranks = [  # each (n, m)
+            block.square().sum(1) - 2 * rows @ block.T for block in map(pixels, known.split(4096))
+        ]
         places.append(torch.cat(ranks, 1).argmin(1))
         distances.append((rows - pixels(known[places[-1]])).norm(dim=1))
     return torch.cat(distances).cpu(), torch.cat(places).cpu()
@@ -140,6 +141,5 @@ def verdict(found: Neighbours, anomaly: np.ndarray) -> Verdict:
 
 def most_normal_anomalies(found: Neighbours, anomaly: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the 12 anomalies closest to a training image, and of the image each is close to."""
-    order = np.argsort(found.distance, kind="stable")
-    closest = order[np.asarray(anomaly, dtype=bool)[order]][:12]
+    closest = np.flatnonzero(anomaly)[np.argsort(found.distance[anomaly], kind="stable")[:12]]
     return found.rows[closest], found.nearest[closest]

@@ -7,7 +7,6 @@ the turn alone.
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -32,13 +31,7 @@ BATCHES = {0: 128, 1_000_000: 1024}  # turned images in a training step, from so
 RATE = 3e-3  # Adam's peak learning rate
 
 
-def rotation_network(
-    split: Split,
-    settings: Settings,
-    *,
-    network: type[torch.nn.Module] = PlainNet,
-    count: int = 0,
-) -> Trained:
+def rotation_network(split: Split, settings: Settings, *, count: int = 0) -> Trained:
     """A network that names cluster and turn of `count` turned training images.
 
     Reads rotation_views, the count where none is given, rotation_labels, clusters and device.
@@ -54,13 +47,13 @@ def rotation_network(
     each = count // TURNS  # the number of images, each of them in four turns
     if len(images) > each:
         images = images[some(len(images), each, seed=settings.seed)]
-    labels = torch.zeros(len(images), dtype=torch.int64)
+    labels = torch.zeros(len(images)).long()
     if settings.rotation_labels == "patches":
         clusters = min(settings.clusters, len(images))
         labels = patch_clusters(
             images.to(settings.device), clusters=clusters, seed=settings.seed
         ).cpu()
-    return fit_rotation(images, labels, split, settings, count=count, network=network)
+    return fit_rotation(images, labels, split, settings, count=count)
 
 
 def patch_clusters(images: Tensor, *, clusters: int, seed: int) -> Tensor:
@@ -78,16 +71,13 @@ def patch_clusters(images: Tensor, *, clusters: int, seed: int) -> Tensor:
 
 
 def fit_rotation(
-    images: Tensor,
-    labels: Tensor,
-    split: Split,
-    settings: Settings,
-    *,
-    count: int,
-    network: type[torch.nn.Module] = PlainNet,
+    images: Tensor, labels: Tensor, split: Split, settings: Settings, *, count: int
 ) -> Trained:
-    """A network that names label and turn of uint8 images (N, C, S, S) with labels (N,)."""
-    model = network(
+    """A network that names label and turn of `count` turned images, (N, C, S, S) with labels (N,).
+
+    Each of the uint8 images is shown in all four turns.
+    """
+    model = PlainNet(
         *images.shape[1:3],
         classes=TURNS * (int(labels.max()) + 1),
         **channel_statistics(images),
@@ -168,9 +158,10 @@ def rotation(split: Split, settings: Settings, trained: Trained) -> RotationScor
     shown = split.train[~held]  # a file may hold one class after the other: some at random
     rows = some(len(shown), REMEMBERED, seed=settings.seed).sort().values
     known = views(model, shown[rows])[:, TURNS:]
-    seen = judged = views(model, split.train[held])
-    if settings.rotation_views > settings.trust_views:
-        short = rotation_network(split, settings, count=settings.trust_views).model
-        judged = views(short, split.train[held])
-    accuracy = float((judged[:, :TURNS] > np.log(0.5)).float().mean())
+    seen = views(model, split.train[held])
+    judged = seen
+    if settings.trust_views < settings.rotation_views:
+        short = rotation_network(split, settings, count=settings.trust_views)
+        judged = views(short.model, split.train[held])
+    accuracy = float((judged[:, :TURNS].exp() > 0.5).float().mean())
     return RotationScorer(model, known, doubts(seen, known), accuracy, tuple(split.train.shape[1:]))

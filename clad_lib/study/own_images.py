@@ -128,7 +128,7 @@ def estimate(method: str, count: int, shape: Sequence[int], config: Config) -> s
     once, each, pair, grows = COSTS.get(method, (np.nan,) * 4)
     once += sum(cost * reads.get(name, 0) for name, cost in VIEWS.items()) + 12 * (layers == 2)
     each += 5e-3 * (layers == 2)  # the dictionaries of photographs have eight times the centroids
-    seconds = (once + each * count + pair * count**2) * min(area, 1) * max(1, area / 4) ** grows
+    seconds = (once + (each + pair * count) * count) * min(area, 1) * max(1, area / 4) ** grows
     seconds *= min(timeit.repeat(*PROBE, number=1, repeat=5)) / PROBED
     time = f"about {seconds:,.0f} s" if method in COSTS else "a time that is not known"
     return f"{method} on {count:,} images takes {time} and about {needed / 1e6:,.0f} MB"
@@ -149,8 +149,8 @@ def check_method(method: str) -> str:
     """The method itself; ValueError for an unknown one, and for one that scores no new images."""
     if method not in stages.methods():
         raise ValueError(unknown("method", method, stages.methods()))
-    hints = typing.get_type_hints(stages.function_of(method))
-    if hints["return"] is Scored or stages.row(method).protocol == "oracle":
+    returns = typing.get_type_hints(stages.function_of(method))["return"]
+    if returns is Scored or stages.row(method).protocol == "oracle":
         raise ValueError(f"{method} scores the test images of a study and no new ones: use Patches")
     return method
 
@@ -176,8 +176,9 @@ def report(detector: Any) -> str:
         f"An image alarms above the score {line.value:.6g}, for alpha = {line.alpha:g}: {chosen}.",
         guarantees.in_words(line),
     ]
-    left_out = f"Left out or read in part: {detector.notes}."
-    return "\n".join(lines + [left_out] * bool(detector.notes))
+    return "\n".join(
+        lines + [f"Left out or read in part: {detector.notes}."] * bool(detector.notes)
+    )
 
 
 def renew(

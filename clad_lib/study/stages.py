@@ -58,13 +58,12 @@ class Row(NamedTuple):
 _stage = partial(Row, shown_in="05_odin_scoring")
 _score = partial(Row, shown_in="05_odin_scoring", block=LATENT)
 _LONG: dict[str, Any] = dict(block=BEYOND, in_all=False)  # minutes, or another package: when named
-_TURNED, _EXPERTS = ("rotation_network",), ("Patches", "Rotation")
 _TURNS = ("rotation_views", "rotation_labels", "clusters")
 _WEIGHT, _OUTPUTS = ("rotation_weight", "trust_power"), ("clusters", "classifier", "outputs")
 _PATCHES = ("patch_features", "patch_layers", "patch_images", "clusters")
 _FOLDS = ("folds", "withheld", "fold_epochs", *_CLASSIFIER, "odin_factor")
 _DEEP = ("nu", "deep_pretraining", "deep_training", "deep_min_steps", "deep_objective")
-_ODIN = ("temperature", "epsilon", "epsilon_unit", "odin_factor")
+_TRUST, _ODIN = (*_TURNS, "trust_views"), ("temperature", "epsilon", "epsilon_unit", "odin_factor")
 _AE = ("encoder", "latent", "ae_epochs", "ae_lr", "ae_schedule", "ae_batch", "min_steps")
 _DEC = ("dec_epochs", "dec_lr", "dec_optimizer", "dec_batch", "dec_tolerance", "batch_target")
 _OWN: dict[str, Row] = {
@@ -120,15 +119,14 @@ _OWN: dict[str, Row] = {
     "FeatureNorm": Row("clad_lib.methods.nearest:feature_norm", ("autoencoder",), block=CONTROL),
     "Patches": Row("clad_lib.methods.patches:patches", reads=_PATCHES, version=2, block=BEYOND),
     "rotation_network": Row(
-        "clad_lib.methods.rotation:rotation_network",
-        reads=_TURNS,
-        version=2,
-        in_all=False,
+        "clad_lib.methods.rotation:rotation_network", reads=_TURNS, version=2, in_all=False
     ),
     "Rotation": Row(
-        "clad_lib.methods.rotation:rotation", _TURNED, (*_TURNS, "trust_views"), version=2, **_LONG
+        "clad_lib.methods.rotation:rotation", ("rotation_network",), _TRUST, version=2, **_LONG
     ),
-    "Fused": Row("clad_lib.methods.fused:fused", _EXPERTS, _WEIGHT, version=2, **_LONG),
+    "Fused": Row(
+        "clad_lib.methods.fused:fused", ("Patches", "Rotation"), _WEIGHT, version=2, **_LONG
+    ),
     "contrastive_network": Row(
         "clad_lib.methods.contrastive:contrastive_network",
         reads=("contrastive_views",),
@@ -138,7 +136,10 @@ _OWN: dict[str, Row] = {
         "clad_lib.methods.contrastive:contrastive", ("contrastive_network",), ("clusters",), **_LONG
     ),
     "FusedPhotographs": Row(
-        "clad_lib.methods.fused:fused_photographs", (*_EXPERTS, "Contrastive"), _WEIGHT, **_LONG
+        "clad_lib.methods.fused:fused_photographs",
+        ("Patches", "Rotation", "Contrastive"),
+        _WEIGHT,
+        **_LONG,
     ),
     "Pretrained": Row("clad_lib.methods.pretrained:pretrained", protocol="pretrained", **_LONG),
 }

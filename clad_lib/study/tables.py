@@ -81,8 +81,8 @@ def comparisons(frame: pd.DataFrame) -> pd.DataFrame:
 
 def test_scores(folder: str) -> pd.DataFrame:
     """anomaly, track and score of the test images of a run, in their order."""
-    table = pd.read_parquet(Path(folder, "scores.parquet"))
-    return table[table.split == "test"].sort_values("index")[["anomaly", "track", "score"]]
+    table = pd.read_parquet(f"{folder}/scores.parquet", filters=[("split", "==", "test")])
+    return table.sort_values("index")[["anomaly", "track", "score"]]
 
 
 def _pair(read: pd.DataFrame, methods: list[str]) -> tuple:

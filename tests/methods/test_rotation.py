@@ -118,6 +118,15 @@ def test_a_large_budget_takes_large_steps(split, monkeypatch):
         assert max(seen) == largest
 
 
+def test_trust_is_that_of_a_short_training_however_long_the_network_is_trained(split, network):
+    long = settings_with(rotation_views=VIEWS, trust_views=400)
+    few, short = trained(split, rotation_views=400)
+    with seeded(0):
+        found = rotation(split, long, network)
+    assert found.accuracy == rotation(split, short, few).accuracy < 0.7
+    assert torch.equal(found.known, rotation(split, settings_with(), network).known)
+
+
 def test_without_labels_it_names_the_turn_alone(split, network):
     plain, _ = trained(split, rotation_views=400, rotation_labels="none")
     assert plain.model.head.out_features == 4
