@@ -111,7 +111,8 @@ class RotationScorer(PartScorer):
     """Images (N, C, S, S) -> scores (N,): doubt about their turns, and distance of their features.
 
     `normals` are those of training images that the network was not trained on; `accuracy` is the
-    share of their turns that get better than even odds, a monitor that needs no anomaly.
+    share of their turns that get better than even odds of a network of at most `trust_views`, a
+    monitor that needs no anomaly.
     """
 
     def __init__(
