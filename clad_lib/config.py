@@ -26,8 +26,9 @@ RANGES: dict[str, Any] = dict.fromkeys(MAY_BE_ZERO, (0, math.inf, "of at least 0
     "clusters": (2, math.inf, "of at least 2"),  # one leaves nothing to classify
 }
 IN_WORDS = {str: "text in quotes", list: "a list", dict: "a table in brackets"}
-PHOTOGRAPHS: Any = dict(  # in place of the defaults, where images may be mirrored
-    patch_features=2048, patch_layers=2, rotation_labels="none", rotation_weight=8.0, trust_power=2
+# in place of the defaults, where images may be mirrored
+PHOTOGRAPHS: Any = dict(patch_features=2048, patch_layers=2, rotation_labels="none") | dict(
+    rotation_views=128_000, rotation_weight=8.0, trust_power=2
 )
 
 

@@ -78,7 +78,7 @@ def test_a_longer_fit_is_expected_to_take_longer(monkeypatch):
     assert seconds("Patches", 5000, 16) < seconds("Patches", 5000, 32)
     assert seconds("Patches", 5000, 128) < 600
     assert seconds("Patches", 5000, 32, True) > 3 * seconds("Patches", 5000, 32)
-    assert seconds("Rotation", 5000, 32, True) == seconds("Rotation", 5000, 32)
+    assert seconds("Rotation", 5000, 32, True) > 3 * seconds("Rotation", 5000, 32)
     assert seconds("Rotation", 100, 32, profile="best") > 100 * seconds("Rotation", 100, 32)
     assert seconds("Fused", 5000, 128) > 2 * seconds("Fused", 5000, 64)
     assert set(own_images.COSTS) == set(SAVED)
