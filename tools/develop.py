@@ -96,7 +96,8 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     """Scores of the test images by one of METHODS ("") and by each of its parts, name -> (N,).
 
     "Rotation, DEC labels" takes the pseudo-labels of autoencoder and DEC in place of the setting
-    `rotation_labels`. With `patch_layers` 2 there are each of the layers alone, too.
+    `rotation_labels`; its accuracy is theirs where `rotation_views` is at most `trust_views`. With
+    `patch_layers` 2 there are each of the layers alone, too.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {METHODS}")
@@ -107,7 +108,8 @@ def scored(method: str, split: Split, settings: Settings) -> dict[str, torch.Ten
     if method.startswith("Rotation"):
         with seeded(settings.seed):
             network = turned_by(method, split, settings)
-        turning = rotation(split, settings, network)
+        with seeded(settings.seed):
+            turning = rotation(split, settings, network)
         scores = turning(split.test)
         told = {"": scores, f"accuracy {turning.accuracy:.3f}": scores}
         return told | turning.parts(split.test)

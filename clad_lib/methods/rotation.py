@@ -153,7 +153,8 @@ def rotation(split: Split, settings: Settings, trained: Trained) -> RotationScor
     """The row Rotation: its normals are the training images that the network did not see.
 
     Its accuracy is that of a network of at most `trust_views`: with more training turns are known
-    better everywhere, of anomalies too, and say less. Reads what `rotation_network` reads, too.
+    better everywhere, of anomalies too, and say less. That network is not kept: each fit trains it.
+    Reads what `rotation_network` reads, too.
     """
     held, model = held_out(split.train_tracks, seed=settings.seed), trained.model
     shown = split.train[~held]  # a file may hold one class after the other: some at random
