@@ -104,7 +104,7 @@ def recover_tracks(images: ArrayLike, labels: ArrayLike) -> np.ndarray:
     pixels = np.log(_block_means(np.asarray(images)) + 8.0).astype(np.float64)  # (N, D)
     tracks = np.unique(labels, return_inverse=True)[1]  # a small class stays one track
     classes = [np.flatnonzero(tracks == label) for label in np.unique(tracks)]
-    large, features = [rows for rows in classes if len(rows) >= 45], pixels
+    large, features = [rows for rows in classes if len(rows) >= 1.5 * 30], pixels
     for _ in range(3 if large else 0):
         features = pixels @ _discriminants(pixels, features, large)
     for rows in large:
