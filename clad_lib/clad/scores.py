@@ -120,18 +120,22 @@ def part_outputs(split: Split, settings: Settings, classifier: Trained) -> PartO
     return PartOutputs(*(each._replace(features=each.features.half()) for each in found))
 
 
+def searched_grid(model: Any, images: Tensor, settings: Settings) -> np.ndarray:
+    """`odin_grid` at each of TEMPERATURES and EPSILONS, (T, E, N); reads odin_factor."""
+    unit: Unit = "published" if settings.odin_factor else "pixel"
+    return odin_grid(model, images, temperatures=TEMPERATURES, epsilons=EPSILONS, unit=unit)
+
+
 def odin_grid_of(split: Split, settings: Settings, classifier: Trained) -> OdinGrid:
-    """ODIN at every one of TEMPERATURES and EPSILONS, for explorers; reads odin_factor."""
-    options: Any = dict(
-        temperatures=TEMPERATURES,
-        epsilons=EPSILONS,
-        unit="published" if settings.odin_factor else "pixel",
-    )
+    """ODIN at every one of TEMPERATURES and EPSILONS, for explorers and Oracle; reads odin_factor.
+
+    A random sample of at most GRID_IMAGES of the calibration and of the test images.
+    """
     found: list[np.ndarray] = []
     for images in (split.calibration, split.test):
         order = np.random.default_rng(settings.seed).permutation(len(images))
         rows = np.sort(order[:GRID_IMAGES])
-        found += [rows, odin_grid(classifier.model, images[rows], **options)]
+        found += [rows, searched_grid(classifier.model, images[rows], settings)]
     return OdinGrid(np.asarray(TEMPERATURES), np.asarray(EPSILONS), *found)
 
 

@@ -17,7 +17,7 @@ from scipy.special import softmax
 from sklearn.decomposition import PCA
 
 from clad_lib.clad.posthoc import log_confidence
-from clad_lib.clad.scores import PUBLISHED_ODIN_FACTOR, odin_grid
+from clad_lib.clad.scores import PUBLISHED_ODIN_FACTOR, searched_grid
 from clad_lib.clad.training import as_unit, infer
 from clad_lib.look import charts, parts, theme
 from clad_lib.look.live import Figure, plotly_script
@@ -117,15 +117,9 @@ def odin_steps(study: Study, row: int) -> tuple[pd.DataFrame, pd.DataFrame, dict
     image, the direction of its step (white raises a pixel), and the image after each step.
     """
     known, model = study["odin_grid"], study["classifier"].model
-    image, unit = study.split.test[row : row + 1], study.settings("odin_grid").odin_factor
-    scale = PUBLISHED_ODIN_FACTOR * model.standardise.std if unit else 1.0
-    scores = odin_grid(
-        model,
-        image,
-        temperatures=known.temperatures,
-        epsilons=known.epsilons,
-        unit="published" if unit else "pixel",
-    )
+    image, settings = study.split.test[row : row + 1], study.settings("odin_grid")
+    scale = PUBLISHED_ODIN_FACTOR * model.standardise.std if settings.odin_factor else 1.0
+    scores = searched_grid(model, image, settings)
     names, logits = [f"T = {each:g}" for each in known.temperatures], list[np.ndarray]()
     sizes, pictures = torch.from_numpy(known.epsilons).float()[:, None, None, None], {}
     for name, temperature in zip(names, known.temperatures, strict=True):

@@ -179,8 +179,7 @@ def _lines(lines: Iterable[str]) -> str:
 
 
 def _table(frame: pd.DataFrame, **options: Any) -> str:
-    shown = tables.results_table(frame, caption="Results", **options)
-    return shown.to_html() if len(frame) else ""
+    return tables.results_table(frame, caption="Results", **options).to_html() if len(frame) else ""
 
 
 def _made_by(folders: Iterable[Path]) -> str:

@@ -15,9 +15,17 @@ from torch import Tensor
 from clad_lib.clad.dec import kmeans
 from clad_lib.clad.networks import Clusters, Trained
 from clad_lib.clad.posthoc import POSTHOC, msp
-from clad_lib.clad.scores import EPSILONS, TEMPERATURES, Scored, odin, odin_grid, outputs
+from clad_lib.clad.scores import (
+    EPSILONS,
+    TEMPERATURES,
+    OdinGrid,
+    Scored,
+    odin,
+    outputs,
+    searched_grid,
+)
 from clad_lib.clad.training import infer, seeded, train_classifier
-from clad_lib.config import Settings, Unit
+from clad_lib.config import Settings
 from clad_lib.data.split import Split
 from clad_lib.judge.metrics import auroc
 from clad_lib.methods.scorers import NotApplicable
@@ -37,10 +45,10 @@ class Choice(NamedTuple):
     """A score and its AUROC, with temperature, epsilon and the unit of epsilon if it is ODIN."""
 
     score: str
-    temperature: float
-    epsilon: float
-    unit: str
-    auroc: float
+    temperature: float = np.nan
+    epsilon: float = np.nan
+    unit: str = ""
+    auroc: float = np.nan
 
 
 class Simulations(NamedTuple):
@@ -87,7 +95,8 @@ def simulations(split: Split, settings: Settings, clusters: Clusters) -> Simulat
         plain = {
             name: score(new, train, known, model.head).numpy() for name, score in POSTHOC.items()
         }
-        rows += [(number, *each) for each in rate(model, tested, plain, fold.withheld, settings)]
+        grid = searched_grid(model, tested, settings)
+        rows += [(number, *each) for each in rate(grid, plain, fold.withheld, settings)]
     return Simulations(pd.DataFrame(rows, columns=["fold", *Choice._fields]))
 
 
@@ -103,28 +112,23 @@ def _without(
 
 
 def rate(
-    model: Any,
-    images: Tensor,
-    plain: Mapping[str, np.ndarray],
-    anomaly: np.ndarray,
-    settings: Settings,
+    grid: np.ndarray, plain: Mapping[str, np.ndarray], anomaly: np.ndarray, settings: Settings
 ) -> list[Choice]:
-    """AUROC of ODIN at each of TEMPERATURES and EPSILONS, and of the `plain` scores, name -> (N,).
+    """AUROC of what `searched_grid` gives, (T, E, N), and of the `plain` scores, name -> (N,).
 
-    images (N, C, S, S), anomaly (N,) bool; reads odin_factor.
+    anomaly (N,) bool; reads odin_factor.
     """
-    unit: Unit = "published" if settings.odin_factor else "pixel"
-    grid = odin_grid(model, images, temperatures=TEMPERATURES, epsilons=EPSILONS, unit=unit)
-    pairs = zip(product(TEMPERATURES, EPSILONS), grid.reshape(-1, len(images)), strict=True)
+    unit = "published" if settings.odin_factor else "pixel"
+    pairs = zip(product(TEMPERATURES, EPSILONS), grid.reshape(-1, len(anomaly)), strict=True)
     found = [Choice("ODIN", *pair, unit, auroc(values, anomaly)) for pair, values in pairs]
-    others = [Choice(name, np.nan, np.nan, "", auroc(plain[name], anomaly)) for name in plain]
-    return found + others
+    return found + [Choice(name, auroc=auroc(each, anomaly)) for name, each in plain.items()]
 
 
 def choose(table: pd.DataFrame) -> Choice:
     """The score and setting with the largest mean AUROC over folds; of equal ones the first."""
-    by: Any = dict(sort=False, dropna=False, as_index=False)
-    means = table.groupby(list(Choice._fields[:-1]), **by).auroc.mean()
+    means = table.groupby(
+        [*Choice._fields[:-1]], sort=False, dropna=False, as_index=False
+    ).auroc.mean()
     return Choice(**means.loc[means.auroc.idxmax()])
 
 
@@ -141,31 +145,38 @@ def selected(
     scores of POSTHOC.
     """
     unit = "published" if settings.odin_factor else settings.epsilon_unit
-    choice = Choice("ODIN", settings.temperature, settings.epsilon, unit, np.nan)
+    choice = Choice("ODIN", settings.temperature, settings.epsilon, unit)
     choice = choose(simulations.table) if len(simulations.table) else choice
     return _scores_of(choice, split, classifier.model, scored)
 
 
-def oracle(split: Split, settings: Settings, classifier: Trained, *scored: Scored) -> Scored:
+def oracle(
+    split: Split, settings: Settings, classifier: Trained, grid: OdinGrid, *scored: Scored
+) -> Scored:
     """The score that tells all test images best by their labels: an upper bound, never a result.
 
-    Reads odin_factor. Needs the scores of POSTHOC. Raises NotApplicable for a test split without
-    anomalies or without normal images.
+    ODIN's temperature and epsilon are those that are best on the test images of `grid`. Reads
+    odin_factor. Needs the scores of POSTHOC. Raises NotApplicable for a test split, or a sample of
+    it in `grid`, without anomalies or without normal images.
     """
     anomaly = split.answers.test_anomaly
-    if anomaly.all() or not anomaly.any():
+    sample = anomaly[grid.test_rows]
+    if sample.all() or not sample.any():
         raise NotApplicable(
-            f"Oracle got {anomaly.sum()} anomalies among {len(anomaly)} test images: expected both "
+            f"Oracle got {sample.sum()} anomalies among {len(sample)} test images: expected both "
             "kinds of image; name a scenario that has them"
         )
-    plain = {name: each.test for name, each in zip(POSTHOC, scored, strict=True)}
-    rated = rate(classifier.model, split.test, plain, anomaly, settings)
-    best = max(rated, key=lambda choice: choice.auroc)
-    return _scores_of(best, split, classifier.model, scored)
+    step = max(rate(grid.test, {}, sample, settings), key=lambda choice: choice.auroc)
+    found = [
+        _scores_of(each, split, classifier.model, scored) for each in (step, *map(Choice, POSTHOC))
+    ]
+    best = max(found, key=lambda each: auroc(each.test, anomaly))
+    best.extra["choice"]["auroc"] = auroc(best.test, anomaly)
+    return best
 
 
 def _scores_of(choice: Choice, split: Split, model: Any, scored: Sequence[Scored]) -> Scored:
-    known: dict[str, Any] = choice._asdict()
+    known: Any = choice._asdict()
     if choice.score == "ODIN":
         by = {name: known[name] for name in ("temperature", "epsilon", "unit")}
         found = [odin(model, part, **by).numpy() for part in (split.calibration, split.test)]

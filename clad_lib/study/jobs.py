@@ -89,10 +89,15 @@ def graph(
 ) -> list[Job]:
     """A job for each row, then one for each notebook, after the rows of it and of earlier ones.
 
-    Stages on which no method stands, such as the map of the latents, are made for the notebooks.
+    Stages on which no clean method stands, such as the map of the latents, are made for the
+    notebooks.
     """
-    used = needed(name for name, each in rows().items() if each.block)
-    extra = [name for name, each in rows().items() if name not in used and each.shown_in in stems]
+    used = needed(n for n, each in rows().items() if each.block and not each.protocol)
+    extra = [
+        name
+        for name, each in rows().items()
+        if each.shown_in in stems and not each.block and name not in used
+    ]
     made = needed([*methods, *extra])
     keys = {name: places.path(name).relative_to(places.root).as_posix() for name in made}
     jobs = [Job(keys[n], n, places, tuple(keys[need] for need in before(n))) for n in made]

@@ -104,7 +104,7 @@ _OWN: dict[str, Row] = {
     ),
     "Oracle": _score(
         "clad_lib.methods.selected:oracle",
-        ("classifier", *ONE_PASS),
+        ("classifier", "odin_grid", *ONE_PASS),
         ("odin_factor",),
         protocol="oracle",
     ),

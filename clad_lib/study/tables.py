@@ -115,8 +115,7 @@ def sweep(frame: pd.DataFrame, dataset: str, setting: str) -> pd.DataFrame:
     Runs count in which nothing but that setting differs from the profile `fast`, and the plain
     profile at its own value; scenarios with a single value are left out. Column `value` is added.
     """
-    table = summary(frame[(frame.dataset == dataset) & (frame.method == "ODIN")])
-    table = table[table.profile == "fast"]
+    table = summary(frame.query("dataset == @dataset and method == 'ODIN' and profile == 'fast'"))
     other = table.settings.str.extract(rf"^{re.escape(setting)}=([^, ]+)$")[0]
     plain = [getattr(make_config(dataset, name), setting) for name in table.scenario]
     value = pd.to_numeric(other, errors="coerce").where(table.settings != "", plain)

@@ -55,9 +55,8 @@ def table_of(study: Study, found: Mapping[str, Scores]) -> pd.DataFrame:
     """One row a method: block, AUROC with its interval in percent, FPR@95TPR, F1, best."""
     values = [[each.metrics.get(key) for key in SHOWN.values()] for each in found.values()]
     table = pd.DataFrame(values, columns=[*SHOWN], dtype=float) * 100
-    blocks = [row(name).block for name in found]
-    table = pd.DataFrame({"block": blocks, "method": [*found]}).join(table)
-    return table.assign(best=table.method.isin(as_good_as_best(study, found)))
+    places = pd.DataFrame({"block": [row(name).block for name in found], "method": [*found]})
+    return places.join(table).assign(best=places.method.isin(as_good_as_best(study, found)))
 
 
 def verdict(study: Study, found: Mapping[str, Scores]) -> str:
