@@ -48,11 +48,14 @@ from clad_lib.data.scenarios import get_scenario, make_split, split_key
 from clad_lib.methods.contrastive import CROPS
 from clad_lib.methods.rotation import BATCHES
 from clad_lib.methods.scorers import TURNS, held_out
+from clad_lib.study import bundle
 from clad_lib.study.engine import Study
 from clad_lib.study.stages import Places, needed
 from clad_lib.study.store import stamp
 
 TOLERANCE = {"float32": 0.02, "as computed": 0.2}  # of the scores' standard deviation, by 99 %
+PARITY = ("ODIN", "Rotation", "Patches", "NearestImage")
+TOGETHER = 1.4  # eight processes on an H200 do so many times what one does: each takes its time
 # Stage or method -> the setting that counts its epochs.
 EPOCHS = {"autoencoder": "ae_epochs", "clusters": "dec_epochs", "classifier": "clf_epochs"}
 EPOCHS |= {"DeepSVDD": "deep_training", "rotation_network": "rotation_views"}
@@ -76,6 +79,7 @@ class Sitting:
         self.data, self.device, self.deadline, self.tiny = data, device, deadline, tiny
         self.runs = Path(tempfile.mkdtemp(prefix="clad-gpu-"))
         self.rows: list[dict[str, Any]] = []
+        self.workers = 1
 
     def close(self) -> None:
         """Remove what was made on the way."""
@@ -176,34 +180,37 @@ def ceilings(sitting: Sitting) -> Rows:
 
 
 def parity(sitting: Sitting, dataset: str, scenario: str) -> Rows:
-    """Scores of the same weights on the CPU and on the device, in float32 and as computed."""
+    """Scores of what was fitted on the device, there and on the CPU: in float32, and in bfloat16
+    where the two take it.
+    """
     few: dict[str, Any] = {} if sitting.tiny else dict(max_train=512, rotation_views=8192)
-    both = [
-        sitting.study(dataset, scenario, device=device, **few)
-        for device in (torch.device("cpu"), sitting.device)
-    ]
-    images = both[0].split.test[: 32 if sitting.tiny else 500]
-    for mode, tolerance in TOLERANCE.items():
-        exact = mode == "float32"
-        torch.backends.cudnn.allow_tf32 = not exact
-        plain = patch.object(training, "gains_from_bf16", lambda device: False)
-        with plain if exact else nullcontext():
-            for method in ("ODIN", "Patches", "Rotation", "NearestImage"):
-                _ = [both[1][need] for need in needed([method])[:-1]]  # trained on the device
-                cpu, other = (np.asarray(study.fit(method)(images)) for study in both)
-                gaps = np.abs(cpu - other) / max(cpu.std(), 1e-12)
-                yield dict(
-                    kind="parity",
-                    what=method,
-                    mode=mode,
-                    images=len(images),
-                    largest=gaps.max(),
-                    by_99_percent=np.quantile(gaps, 0.99),
-                    rank_correlation=spearmanr(cpu, other).statistic,
-                    tolerance=tolerance,
-                    within=bool(np.quantile(gaps, 0.99) <= tolerance),
-                )
-    torch.backends.cudnn.allow_tf32 = True
+    study = sitting.study(dataset, scenario, **few)
+    images = study.split.test[: 32 if sitting.tiny else 500]
+    try:
+        for mode, tolerance in TOLERANCE.items():
+            exact = mode == "float32"
+            torch.backends.cudnn.allow_tf32 = not exact
+            plain = patch.object(training, "gains_from_bf16", lambda device: False)
+            with plain if exact else nullcontext():
+                for method in PARITY if exact else PARITY[:2]:  # the others are always float32
+                    _ = [study[need] for need in needed([method])[:-1]]
+                    there, tensors = study.fit(method), dict[str, torch.Tensor]()
+                    here = bundle.put_together(bundle.taken_apart(there, tensors), tensors, "cpu")
+                    cpu, other = (np.asarray(scorer(images)) for scorer in (here, there))
+                    gaps = np.abs(cpu - other) / max(cpu.std(), 1e-12)
+                    yield dict(
+                        kind="parity",
+                        what=method,
+                        mode=mode,
+                        images=len(images),
+                        largest=gaps.max(),
+                        by_99_percent=np.quantile(gaps, 0.99),
+                        rank_correlation=spearmanr(cpu, other).statistic,
+                        tolerance=tolerance,
+                        within=bool(np.quantile(gaps, 0.99) <= tolerance),
+                    )
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
 
 
 def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
@@ -232,9 +239,11 @@ def speeds(sitting: Sitting, dataset: str, scenario: str) -> Rows:
         _ = [study[need] for study in (small, whole) for need in needed([stage])[:-1]]
         each, count = (flop(3) - flop(1)) / 2 / shown(small, stage), shown(whole, stage)
         with patch.object(steps, "LEAST", 0):  # as in long trainings
-            one, three = (sitting.seconds(partial(trained, whole, epochs)) for epochs in (1, 3))
-        epoch = max((three - one) / 2, 1e-9)
-        before = max(0.0, one - epoch)
+            # DeepSVDD splits its epochs in two trainings: of one there would be one capture alone
+            least, most = (3, 9) if stage == "DeepSVDD" else (1, 3)
+            few, many = (sitting.seconds(partial(trained, whole, n)) for n in (least, most))
+        epoch = max((many - few) / (most - least), 1e-9)
+        before = max(0.0, few - least * epoch)
         told = dict(dataset=dataset, stage=stage, seconds_an_epoch=epoch, seconds_before=before)
         yield sitting.speed(f"an epoch of {stage}", count, epoch, each, **told)
     images = whole.split.test[: 64 if sitting.tiny else 8192]
@@ -300,7 +309,7 @@ def measured(sitting: Sitting, out: Path, job: tuple[Any, ...]) -> Rows:
     try:
         study = sitting.study(dataset, scenario, seed=seed, profile=profile)
         needs, left = expected(sitting, study, method), sitting.deadline - start
-        if needs >= left:
+        if needs * max(1.0, sitting.workers / TOGETHER) >= left:
             yield dict(kind="extrapolated", method=method, seconds=needs, left=left) | told
             return
         alarm(left)
@@ -323,16 +332,19 @@ def measured(sitting: Sitting, out: Path, job: tuple[Any, ...]) -> Rows:
 
 def work(jobs: Any, rows: Any, made: tuple[Any, ...], out: Path, commit: str) -> None:
     """Measure jobs in a process of its own, until there is None; so ends what it gives."""
-    *told, deadline, tiny, known, threads = made
+    *told, deadline, tiny, known, workers = made
+    threads = max(1, torch.get_num_threads() // workers)
     torch.set_num_threads(threads)
     threadpool_limits(threads)
     stamp()["commit"] = commit
     sitting = Sitting(*told, deadline=deadline, tiny=tiny)
-    sitting.rows = known
+    sitting.rows, sitting.workers = known, workers
     try:
         while (job := jobs.get()) is not None:
             for row in measured(sitting, out, job):
                 rows.put(row)
+                if row["kind"] == "error":  # a broken context breaks all jobs after it: end here
+                    torch.rand(1, device=sitting.device).cpu()
     finally:
         sitting.close()
         rows.put(None)
@@ -354,12 +366,11 @@ def scenarios(sitting: Sitting, out: Path, seeds: int, workers: int) -> Rows:
     jobs, rows = context.Queue(), context.Queue()
     for job in [*todo, *[None] * workers]:
         jobs.put(job)
-    threads = max(1, torch.get_num_threads() // workers)
-    made = sitting.data, sitting.device, sitting.deadline, sitting.tiny, sitting.rows, threads
+    made = sitting.data, sitting.device, sitting.deadline, sitting.tiny, sitting.rows, workers
     told = jobs, rows, made, out, stamp()["commit"]
     crew = [context.Process(target=work, args=told, daemon=True) for _ in range(workers)]
-    for each in crew:
-        each.start()
+    with ThreadPoolExecutor(workers) as pool:  # each waits until its process takes the data
+        list(pool.map(lambda each: each.start(), crew))
     while workers:
         try:
             row = rows.get(timeout=5)
