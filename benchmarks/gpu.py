@@ -54,7 +54,7 @@ from clad_lib.study.stages import Places, needed
 from clad_lib.study.store import stamp
 
 TOLERANCE = {"float32": 0.02, "as computed": 0.2}  # of the scores' standard deviation, by 99 %
-PARITY = ("ODIN", "Rotation", "Patches", "NearestImage")
+PLAIN = ("Patches", "NearestImage")  # always in float32
 TOGETHER = 1.4  # eight processes on an H200 do so many times what one does: each takes its time
 # Stage or method -> the setting that counts its epochs.
 EPOCHS = {"autoencoder": "ae_epochs", "clusters": "dec_epochs", "classifier": "clf_epochs"}
@@ -183,16 +183,18 @@ def parity(sitting: Sitting, dataset: str, scenario: str) -> Rows:
     """Scores of what was fitted on the device, there and on the CPU: in float32, and in bfloat16
     where the two take it.
     """
-    few: dict[str, Any] = {} if sitting.tiny else dict(max_train=512, rotation_views=8192)
+    views = dict(rotation_views=8192, contrastive_views=8192)
+    few: dict[str, Any] = {} if sitting.tiny else dict(max_train=512, **views)
     study = sitting.study(dataset, scenario, **few)
     images = study.split.test[: 32 if sitting.tiny else 500]
+    networks = ("ODIN", "Rotation", *["Contrastive"] * study.split.scenario.mirror)
     try:
         for mode, tolerance in TOLERANCE.items():
             exact = mode == "float32"
             torch.backends.cudnn.allow_tf32 = not exact
             plain = patch.object(training, "gains_from_bf16", lambda device: False)
             with plain if exact else nullcontext():
-                for method in PARITY if exact else PARITY[:2]:  # the others are always float32
+                for method in networks + (PLAIN if exact else ()):
                     _ = [study[need] for need in needed([method])[:-1]]
                     there, tensors = study.fit(method), dict[str, torch.Tensor]()
                     here = bundle.put_together(bundle.taken_apart(there, tensors), tensors, "cpu")

@@ -17,7 +17,8 @@ from clad_lib.data.reading import ImageData
 from clad_lib.data.scenarios import make_split
 from clad_lib.data.split import Scenario
 from clad_lib.judge.metrics import auroc
-from clad_lib.methods.fused import FusedScorer, fused, trust
+from clad_lib.methods.contrastive import contrastive, contrastive_network
+from clad_lib.methods.fused import FusedScorer, fused, fused_photographs, trust
 from clad_lib.methods.patches import patches
 from clad_lib.methods.rotation import rotation, rotation_network
 from clad_lib.study.experiments import expert_parts
@@ -59,7 +60,8 @@ def test_p_values_are_uniform_on_fresh_normals():
     assert kstest(p_values, "uniform").pvalue > 0.01
 
 
-def test_p_values_of_fitted_experts_are_uniform_on_images_kept_out_of_them():
+@pytest.mark.parametrize("mirror", [False, True])
+def test_p_values_of_fitted_experts_are_uniform_on_images_kept_out_of_them(mirror):
     data = load_digits()
     images = (data.images[:, None] * 255 / 16).round().astype(np.uint8)
     images = images.repeat(2, axis=2).repeat(2, axis=3)
@@ -69,13 +71,17 @@ def test_p_values_of_fitted_experts_are_uniform_on_images_kept_out_of_them():
         ImageData(images[rows], data.target[rows], tracks[: len(rows)], names)
         for rows in (random[:1300], random[1300:])
     )
-    split = make_split(train, fresh, Scenario("digits", "x", "x", tuple(range(9))), seed=0)
-    settings = Settings.everything(
-        make_config(rotation_views=8000, patch_features=256), device=torch.device("cpu")
-    )
+    scenario = Scenario("digits", "x", "x", tuple(range(9)), mirror=mirror)
+    split = make_split(train, fresh, scenario, seed=0)
+    sizes = dict(rotation_views=8000, patch_features=256, contrastive_views=8000)
+    settings = Settings.everything(make_config(**sizes), device=torch.device("cpu"))
     with seeded(0):
         turning = rotation(split, settings, rotation_network(split, settings))
-        scorer = fused(split, settings, patches(split, settings), turning)
+        experts = patches(split, settings), turning
+        scorer = fused(split, settings, *experts)
+        if mirror:
+            third = contrastive(split, settings, contrastive_network(split, settings))
+            scorer = fused_photographs(split, settings, *experts, third)
     normal = split.test[~split.answers.test_anomaly]
     scores = [expert(normal) for expert in scorer.experts.values()]
     known = scorer.p_values([expert.normals for expert in scorer.experts.values()])

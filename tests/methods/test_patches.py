@@ -179,14 +179,15 @@ def test_scores_separate_and_fresh_normals_look_like_the_normals_left_out(ones_a
     assert (ranks <= 0.1).float().mean() < 0.25
 
 
-def test_the_map_is_hottest_where_a_patch_was_pasted():
+@pytest.mark.parametrize(("layers", "cells", "place"), [(1, 4, (2, 1)), (2, 2, (1, 0))])
+def test_the_map_is_hottest_where_a_patch_was_pasted(layers, cells, place):
     images = digits(1, 4, size=32)
-    scorer = fit_patches(images[:150], centroids=16, clusters=3)
+    scorer = fit_patches(images[:150], centroids=16, clusters=3, layers=layers, cells=cells)
     pasted, noise = images[150:170].clone(), torch.Generator().manual_seed(0)
     pasted[:, :, 16:24, 8:16] = torch.randint(0, 256, (8, 8), generator=noise, dtype=torch.uint8)
     hottest = scorer.map(pasted).flatten(1).argmax(1)
-    assert (hottest == 9).all()  # row 2, column 1 of a grid of 4 x 4 cells
-    assert (scorer.map(pasted)[:, 2, 1] > scorer.map(images[150:170])[:, 2, 1]).all()
+    assert (hottest == np.ravel_multi_index(place, (cells, cells))).all()
+    assert (scorer.map(pasted)[:, *place] > scorer.map(images[150:170])[:, *place]).all()
 
 
 def test_the_map_adds_up_to_the_distances(ones_and_fours, scorer):
