@@ -85,8 +85,9 @@ def pooling(dictionary: Dictionary) -> Tensor:
 def encode(images: Tensor, dictionary: Dictionary) -> Tensor:
     """Images (N, C, S, S) -> pooled activations (N, cells^2 K) of max(0, mean_k d_k - d_k), scaled.
 
-    d_k is a patch's distance to centroid k, a cell holds the mean over its patches. Blocks bound
-    the memory, but that of maps, and all steps after the product work in its place.
+    d_k is a patch's distance to centroid k, a cell holds the mean over its patches. Whitening stays
+    a product of its own, since d_k takes the length of a whitened patch too. Blocks bound the
+    memory, but that of maps, and all steps after the second product work in its place.
     """
     if dictionary.source is not None:
         images = maps_of(images, dictionary.source)
