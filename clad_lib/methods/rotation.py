@@ -1,8 +1,8 @@
 """Which way up is it? A network that tells quarter turns apart is unsure of what it never saw.
 
 Rotation prediction (Golan & El-Yaniv 2018; Hendrycks et al. 2019) times pseudo-labels of latent
-classes: the network names the cluster and the turn of an image together. On photographs it names
-the turn alone.
+classes: the network names the cluster and the turn of an image together. On signs and photographs
+it names the turn alone.
 """
 
 from typing import Any
