@@ -55,7 +55,8 @@ from clad_lib.study.store import stamp
 
 TOLERANCE = {"float32": 0.02, "as computed": 0.2}  # of the scores' standard deviation, by 99 %
 PLAIN = ("Patches", "NearestImage")  # always in float32
-TOGETHER = 1.4  # eight processes on an H200 do so many times what one does: each takes its time
+# What eight processes do on an H200, one alone doing 1: W of them take W / 1.4 times as long.
+TOGETHER = 1.4
 # Stage or method -> the setting that counts its epochs.
 EPOCHS = {"autoencoder": "ae_epochs", "clusters": "dec_epochs", "classifier": "clf_epochs"}
 EPOCHS |= {"DeepSVDD": "deep_training", "rotation_network": "rotation_views"}
@@ -312,7 +313,8 @@ def measured(sitting: Sitting, out: Path, job: tuple[Any, ...]) -> Rows:
         study = sitting.study(dataset, scenario, seed=seed, profile=profile)
         needs, left = expected(sitting, study, method), sitting.deadline - start
         if needs * max(1.0, sitting.workers / TOGETHER) >= left:
-            yield dict(kind="extrapolated", method=method, seconds=needs, left=left) | told
+            crowd = dict(left=left, workers=sitting.workers)
+            yield dict(kind="extrapolated", method=method, seconds=needs) | crowd | told
             return
         alarm(left)
         for method in methods:
@@ -333,7 +335,10 @@ def measured(sitting: Sitting, out: Path, job: tuple[Any, ...]) -> Rows:
 
 
 def work(jobs: Any, rows: Any, made: tuple[Any, ...], out: Path, commit: str) -> None:
-    """Measure jobs in a process of its own, until there is None; so ends what it gives."""
+    """Measure jobs in a process of its own, until there is None or the device is broken.
+
+    A None ends what it gives.
+    """
     *told, deadline, tiny, known, workers = made
     threads = max(1, torch.get_num_threads() // workers)
     torch.set_num_threads(threads)

@@ -153,18 +153,18 @@ def selected(
 def oracle(
     split: Split, settings: Settings, classifier: Trained, grid: OdinGrid, *scored: Scored
 ) -> Scored:
-    """The score that tells all test images best by their labels: an upper bound, never a result.
+    """The score that tells all test images best by their labels: for comparison, never a result.
 
-    ODIN's temperature and epsilon are those that are best on the test images of `grid`. Reads
-    odin_factor. Needs the scores of POSTHOC. Raises NotApplicable for a test split, or a sample of
-    it in `grid`, without anomalies or without normal images.
+    ODIN takes part at the step that is best on the test images of `grid`; where these are a sample,
+    another step may be better on all. Reads odin_factor. Needs the scores of POSTHOC. Raises
+    NotApplicable where the images of `grid` hold no anomalies or no normal images.
     """
     anomaly = split.answers.test_anomaly
     sample = anomaly[grid.test_rows]
     if sample.all() or not sample.any():
         raise NotApplicable(
-            f"Oracle got {sample.sum()} anomalies among {len(sample)} test images: expected both "
-            "kinds of image; name a scenario that has them"
+            f"Oracle got {sample.sum()} anomalies among the {len(sample)} test images of ODIN's "
+            "grid: expected both kinds of image; name a scenario with more of them"
         )
     step = max(rate(grid.test, {}, sample, settings), key=lambda choice: choice.auroc)
     found = [

@@ -89,10 +89,10 @@ def graph(
 ) -> list[Job]:
     """A job for each row, then one for each notebook, after the rows of it and of earlier ones.
 
-    Stages on which no clean method stands, such as the map of the latents, are made for the
+    Stages on which no method but an oracle stands, such as the map of the latents, are made for the
     notebooks.
     """
-    used = needed(n for n, each in rows().items() if each.block and not each.protocol)
+    used = needed(n for n, each in rows().items() if each.block and each.protocol != "oracle")
     extra = [
         name
         for name, each in rows().items()

@@ -231,7 +231,7 @@ def test_with_two_clusters_the_configured_odin_is_used(unit, split, classifier, 
 
 @pytest.mark.parametrize("unit", ["pixel", "published"])
 @pytest.mark.parametrize("sample", [2000, 25])
-def test_the_oracle_is_an_upper_bound_over_the_grid_and_the_one_pass_scores(
+def test_the_oracle_is_the_best_of_the_one_pass_scores_and_of_the_step_that_is_best_on_the_grid(
     sample, unit, split, classifier, one_pass, monkeypatch
 ):
     monkeypatch.setattr(scores, "GRID_IMAGES", sample)
@@ -274,8 +274,10 @@ def test_the_oracle_says_where_it_cannot_run(kind, split, classifier, one_pass):
     answers = dataclasses.replace(split.answers, test_anomaly=np.full(len(split.test), kind == 1))
     other = dataclasses.replace(split, answers=answers)
     grid = SimpleNamespace(test_rows=np.arange(len(split.test)))
-    with pytest.raises(NotApplicable, match="expected both kinds"):
-        selected.oracle(other, view("odin_factor"), classifier, grid, *one_pass)
+    sample = SimpleNamespace(test_rows=np.flatnonzero(split.answers.test_anomaly == (kind == 1)))
+    for whole, known in ((other, grid), (split, sample)):
+        with pytest.raises(NotApplicable, match="expected both kinds"):
+            selected.oracle(whole, view("odin_factor"), classifier, known, *one_pass)
 
 
 def test_labels_change_nothing_but_the_oracle(split, clusters, simulations, classifier, one_pass):
