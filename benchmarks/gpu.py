@@ -37,6 +37,7 @@ import torch
 from scipy.stats import spearmanr
 from sides import one_by_one
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from clad_lib.clad import steps, training
@@ -76,11 +77,19 @@ class OutOfTime(BaseException):
 class Sitting:
     """The data of packs, the device, the deadline by `time.time`, and what was measured so far."""
 
-    def __init__(self, data: dict[str, Any], device: torch.device, *, deadline: float, tiny: bool):
+    def __init__(
+        self,
+        data: dict[str, Any],
+        device: torch.device,
+        *,
+        deadline: float,
+        tiny: bool,
+        workers: int = 1,
+    ):
         self.data, self.device, self.deadline, self.tiny = data, device, deadline, tiny
+        self.workers = workers  # processes that share the device
         self.runs = Path(tempfile.mkdtemp(prefix="clad-gpu-"))
         self.rows: list[dict[str, Any]] = []
-        self.workers = 1
 
     def close(self) -> None:
         """Remove what was made on the way."""
@@ -180,6 +189,26 @@ def ceilings(sitting: Sitting) -> Rows:
     yield dict(kind="ceiling", what="copy", bytes_a_second=20 * len(source) / spent)
 
 
+def gaps(study: Study, method: str, images: Tensor, tolerance: float) -> dict[str, Any]:
+    """How far a method's scores of images lie apart on the CPU and on the device it was fitted on,
+    in standard deviations of the scores.
+    """
+    _ = [study[need] for need in needed([method])[:-1]]
+    there, tensors = study.fit(method), dict[str, Tensor]()
+    here = bundle.put_together(bundle.taken_apart(there, tensors), tensors, "cpu")
+    cpu, other = (np.asarray(scorer(images)) for scorer in (here, there))
+    found = np.abs(cpu - other) / max(cpu.std(), 1e-12)
+    return dict(
+        what=method,
+        images=len(images),
+        largest=found.max(),
+        by_99_percent=np.quantile(found, 0.99),
+        rank_correlation=spearmanr(cpu, other).statistic,
+        tolerance=tolerance,
+        within=bool(np.quantile(found, 0.99) <= tolerance),
+    )
+
+
 def parity(sitting: Sitting, dataset: str, scenario: str) -> Rows:
     """Scores of what was fitted on the device, there and on the CPU: in float32, and in bfloat16
     where the two take it.
@@ -196,22 +225,7 @@ def parity(sitting: Sitting, dataset: str, scenario: str) -> Rows:
             plain = patch.object(training, "gains_from_bf16", lambda device: False)
             with plain if exact else nullcontext():
                 for method in networks + (PLAIN if exact else ()):
-                    _ = [study[need] for need in needed([method])[:-1]]
-                    there, tensors = study.fit(method), dict[str, torch.Tensor]()
-                    here = bundle.put_together(bundle.taken_apart(there, tensors), tensors, "cpu")
-                    cpu, other = (np.asarray(scorer(images)) for scorer in (here, there))
-                    gaps = np.abs(cpu - other) / max(cpu.std(), 1e-12)
-                    yield dict(
-                        kind="parity",
-                        what=method,
-                        mode=mode,
-                        images=len(images),
-                        largest=gaps.max(),
-                        by_99_percent=np.quantile(gaps, 0.99),
-                        rank_correlation=spearmanr(cpu, other).statistic,
-                        tolerance=tolerance,
-                        within=bool(np.quantile(gaps, 0.99) <= tolerance),
-                    )
+                    yield dict(kind="parity", mode=mode) | gaps(study, method, images, tolerance)
     finally:
         torch.backends.cudnn.allow_tf32 = True
 
@@ -344,8 +358,8 @@ def work(jobs: Any, rows: Any, made: tuple[Any, ...], out: Path, commit: str) ->
     torch.set_num_threads(threads)
     threadpool_limits(threads)
     stamp()["commit"] = commit
-    sitting = Sitting(*told, deadline=deadline, tiny=tiny)
-    sitting.rows, sitting.workers = known, workers
+    sitting = Sitting(*told, deadline=deadline, tiny=tiny, workers=workers)
+    sitting.rows = known
     try:
         while (job := jobs.get()) is not None:
             for row in measured(sitting, out, job):

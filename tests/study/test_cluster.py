@@ -108,10 +108,12 @@ def at(number, seconds, *_needed):
 
 
 OTHERS = Event()  # workers of a local cluster are threads of this process
+STARTED: list[int] = []
 
 
 def urgent(number, *_needed):
     """The most urgent job waits for the least urgent one, which the other worker does last."""
+    STARTED.append(number)
     if number == 19:
         assert OTHERS.wait(60)
     if number == 0:
@@ -121,12 +123,14 @@ def urgent(number, *_needed):
 
 def test_the_most_urgent_job_is_next_whichever_worker_is_free(folder):
     OTHERS.clear()
+    STARTED.clear()
     with cluster.connect("", 2, "me") as client:
         first, other = (client.submit(at, n, 0.3, pure=False) for n in range(2))
         waiting = [
             client.submit(urgent, n, first, other, priority=n, pure=False) for n in range(20)
         ]  # while one worker is busy with the most urgent job, the other does the rest in order
         done = [future.result() for future in as_completed(waiting)]
+    assert 19 in STARTED[:2]  # the two workers take a job each, at the same time
     done.remove(19)  # it ends with the last of the others
     assert done == [*range(18, -1, -1)]
 
